@@ -1,0 +1,1 @@
+"""The credentials service of Counterseal."""
