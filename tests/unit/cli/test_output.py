@@ -1,0 +1,16 @@
+"""Terminal output shows what a terminal would obey."""
+
+from counterseal.cli.output import fenced, shown
+
+
+def test_control_ansi_bidi_and_invisible_characters_are_shown_as_escapes() -> None:
+    hostile = "a\x1b[31mred\u202egnp\u200b\x07\u2028z"
+    assert shown(hostile) == "a\\u{1b}[31mred\\u{202e}gnp\\u{200b}\\u{7}\\u{2028}z"
+
+
+def test_ordinary_text_of_any_language_is_left_alone() -> None:
+    assert shown("Größe 東京 €5") == "Größe 東京 €5"
+
+
+def test_cut_text_says_how_much_is_missing() -> None:
+    assert fenced("x" * 12, limit=10).splitlines() == ["  | xxxxxxxxxx", "  | [... 2 more characters]"]
