@@ -111,14 +111,6 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class DataSource:
-    """Where the agent says that a fact came from."""
-
-    name: str
-    provenance: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Actor:
     """Who proposed: taken from the verified token, never from the client's document.
 
@@ -144,7 +136,7 @@ class Content:
     objective: str
     constraints: tuple[str, ...]
     rejected_alternatives: tuple[str, ...]
-    data_sources: tuple[DataSource, ...]
+    data_sources: tuple[str, ...]
     model: Model | None
     confidence_ppm: int | None
     confidence_method: str | None
@@ -319,7 +311,7 @@ def _content(fields: "Fields[Any]", *, final: bool) -> Content:
         raise fields.error("must hold at least one step", "steps")
     _check_graph(steps)
     return Content(
-        supersedes=fields.text("supersedes", None, most=71, pattern=DIGEST),
+        supersedes=fields.text("supersedes", None, most=36, pattern=_UUID),
         not_before_time_ms=fields.time("not_before_time"),
         expire_time_ms=fields.time("expire_time"),
         deadline_seconds=fields.integer(
@@ -330,7 +322,7 @@ def _content(fields: "Fields[Any]", *, final: bool) -> Content:
         objective=fields.text("objective"),
         constraints=fields.texts("constraints"),
         rejected_alternatives=fields.texts("rejected_alternatives"),
-        data_sources=fields.items("data_sources", _data_source, most=64, default=()),
+        data_sources=fields.texts("data_sources"),
         model=_model(fields.raw("model")) if fields.has("model") else None,
         confidence_ppm=fields.integer("confidence_ppm", None, most=1_000_000),
         confidence_method=fields.text("confidence_method", None, most=200),
@@ -430,13 +422,6 @@ def _model(value: Any) -> Model:
     model = Model(fields.text("provider", most=128), fields.text("id", most=128), fields.text("version", most=128))
     fields.done()
     return model
-
-
-def _data_source(value: Any, where: str) -> DataSource:
-    fields: Fields[Any] = Fields(value, where, PlanInvalid)
-    source = DataSource(fields.text("name", most=256), fields.text("provenance", None))
-    fields.done()
-    return source
 
 
 def _actor(value: Any) -> Actor:

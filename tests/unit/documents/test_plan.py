@@ -22,7 +22,7 @@ from counterseal.ids import is_id
 from support.documents import DIGEST, PLAN_ID, draft_document, plan, server_fields, step_document
 
 FULL: dict[str, Any] = draft_document(
-    supersedes=DIGEST,
+    supersedes=PLAN_ID,
     not_before_time="2026-11-22T10:00:00Z",
     expire_time="2026-11-22T11:00:00.5Z",
     deadline_seconds=600,
@@ -30,7 +30,7 @@ FULL: dict[str, Any] = draft_document(
     parallelism=2,
     constraints=["only this charge"],
     rejected_alternatives=["a voucher"],
-    data_sources=[{"name": "crm", "provenance": "ticket 7"}, {"name": "mail"}],
+    data_sources=["crm, ticket 7", "mail"],
     model={"provider": "p", "id": "m", "version": "1"},
     confidence_method="self",
     unverified=["that it is broken"],
