@@ -1,0 +1,119 @@
+"""Logs as JSON lines without secrets, and every metric name of the suite.
+
+A traceback is logged as the exception's type and its frames, never its text: drivers put connection strings, SQL and
+values into exception texts, and no filter knows all of their forms. `exception_text = true` is for a developer's own
+machine.
+"""
+
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from opentelemetry import metrics
+
+RPC_COUNT = "counterseal.rpc.server.count"
+RPC_DURATION_MS = "counterseal.rpc.server.duration"
+"""Labels of both: `method` (full name, from the method table), `code` (gRPC status), `reason` (or empty)."""
+
+_RESERVED = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
+_SECRETS = re.compile(
+    r"(?P<jws>eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)"
+    r"|(?P<vault>\b(?:hv[sbr]|s|b|r)\.[A-Za-z0-9_-]{20,})"
+    r"|(?P<pem>-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z))"
+    r"|(?P<url>(?<=://)[^/\s:@]*:[^/\s@]+(?=@))"
+    r"|(?P<pair>(?i:(?:password|passwd|secret|secret_id|token|authorization)\"?'?\s*[=:]\s*\"?'?)[^\s\"',;&}]+)",
+    re.DOTALL,
+)
+REDACTED = "[redacted]"
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """Section `[telemetry]`. log_level: a name of the logging module. exception_text: see the module's docstring."""
+
+    log_level: str = "INFO"
+    exception_text: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a level that logging does not know."""
+        if self.log_level not in logging.getLevelNamesMapping():
+            raise ValueError(f"log_level: {self.log_level!r} is not a level")
+
+
+def redact(text: str) -> str:
+    """Return `text` with everything that has the form of a credential replaced."""
+    return _SECRETS.sub(REDACTED, text)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the record's extra fields, and `error` with its frames."""
+
+    def __init__(self, fixed: Mapping[str, str], *, exception_text: bool = False) -> None:
+        super().__init__()
+        self._fixed = dict(fixed)
+        self._exception_text = exception_text
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its newline."""
+        line: dict[str, Any] = {
+            "time_ms": int(record.created * 1000),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+            **self._fixed,
+        }
+        for key, value in record.__dict__.items():
+            if key not in _RESERVED and not key.startswith("_"):
+                line[key] = value if isinstance(value, (int, float, bool, type(None))) else redact(str(value))
+        if record.exc_info and record.exc_info[1] is not None:
+            line["error"] = self._error(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=True)
+
+    def _error(self, error: BaseException) -> list[dict[str, Any]]:
+        chain: list[dict[str, Any]] = []
+        current: BaseException | None = error
+        while current is not None and len(chain) < 8:
+            frames = traceback.extract_tb(current.__traceback__)
+            entry: dict[str, Any] = {
+                "type": f"{type(current).__module__}.{type(current).__qualname__}",
+                "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]],
+            }
+            if isinstance(current, BaseExceptionGroup):
+                entry["errors"] = [self._error(inner) for inner in current.exceptions[:8]]
+            if self._exception_text:
+                entry["text"] = redact(str(current))
+            chain.append(entry)
+            current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        return chain
+
+
+def configure(config: TelemetryConfig, fixed: Mapping[str, str], stream: TextIO | None = None) -> None:
+    """Send all logging of this process to one stream as JSON lines; `fixed` fields are in every line."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(fixed, exception_text=config.exception_text))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.log_level)
+    # URLs and headers of Vault calls would be in these at DEBUG; SQL parameters in the others.
+    for name in ("urllib3", "requests", "hvac", "asyncpg", "sqlalchemy", "alembic", "grpc", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[config.log_level]))
+
+
+class RpcMetrics:
+    """The server's two instruments. Without an OpenTelemetry SDK they cost two empty calls."""
+
+    def __init__(self) -> None:
+        meter = metrics.get_meter("counterseal")
+        self._count = meter.create_counter(RPC_COUNT, unit="1", description="Calls handled, refusals included.")
+        self._duration = meter.create_histogram(RPC_DURATION_MS, unit="ms", description="Time from accept to end.")
+
+    def record(self, method: str, code: str, reason: str, duration_ms: float) -> None:
+        """Count one call; all three labels are from closed sets."""
+        labels = {"method": method, "code": code, "reason": reason}
+        self._count.add(1, labels)
+        self._duration.record(duration_ms, labels)
