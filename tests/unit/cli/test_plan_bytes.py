@@ -77,7 +77,7 @@ def test_the_plan_vectors_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     path = SHARED / "vectors" / "plan" / "plan-vectors.json"
     if not path.exists():
         pytest.skip(f"the shared vectors are not at {SHARED}")
-    vectors = json.loads(path.read_bytes())  # noqa: TID251 (a test's own data)
+    vectors = json.loads(path.read_bytes())
     for case in vectors["accept"]:
         expected = ("sha256:" + case["sha256"].removeprefix("sha256:") + "\n").encode()
         assert run(monkeypatch, bytes.fromhex(case["canonical_hex"]), "digest", "-") == (0, expected)
