@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo test check lint protos stubs clean
+.PHONY: help demo test check lint protos protos-baseline stubs bench guarantees clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ lint: $(STAMP) ## ruff, mypy, import contracts, buf
 
 protos: .venv-protos/.stamp ## regenerate the committed Python stubs
 	bash tools/protos.sh .venv-protos/bin/python
+
+protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatible with; in the commit that closes an issue
+	$(BIN)/buf build -o protos/baseline.binpb
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-protos build
