@@ -1,0 +1,83 @@
+"""A TCP proxy that speaks just enough of PostgreSQL's protocol to cut the line at a chosen message.
+
+Messages are numbered from 0 in each direction; message 0 of the client is the start-up packet.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Line:
+    """What passed, and where to cut: before message `cut_client`/`cut_server`, or in the middle of it (`half`)."""
+
+    cut_client: int | None = None
+    cut_server: int | None = None
+    half: bool = False
+    client: list[bytes] = field(default_factory=list)
+    server: list[bytes] = field(default_factory=list)
+    was_cut: bool = False
+
+
+@asynccontextmanager
+async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
+    """Yield the local port of a proxy to one server."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        up_reader, up_writer = await asyncio.open_connection(host, port)
+        pumps = [
+            asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, startup=True)),
+            asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, startup=False)),
+        ]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for stream in (writer, up_writer):
+                stream.transport.abort()
+            tasks.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    seen: list[bytes],
+    cut: int | None,
+    line: Line,
+    *,
+    startup: bool,
+) -> None:
+    try:
+        while True:
+            head = b"" if startup and not seen else await reader.readexactly(1)
+            size = await reader.readexactly(4)
+            body = await reader.readexactly(int.from_bytes(size) - 4)
+            message = head + size + body
+            if cut == len(seen):
+                line.was_cut = True
+                if line.half:
+                    writer.write(message[: len(message) // 2])
+                    await writer.drain()
+                return
+            seen.append(message)
+            writer.write(message)
+            await writer.drain()
+    except (asyncio.IncompleteReadError, OSError):
+        return
