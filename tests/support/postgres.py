@@ -111,7 +111,10 @@ class Databases:
             lambda: execute(
                 self.cluster.dsn(),
                 f"CREATE ROLE {owner} LOGIN PASSWORD 'owner'",
-                f"CREATE ROLE {runtime} LOGIN PASSWORD 'runtime'",
+                # The provisioning of Vault makes the runtime role too: whoever comes first.
+                f"DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{runtime}') THEN "
+                f"CREATE ROLE {runtime} LOGIN; END IF; END $$",
+                f"ALTER ROLE {runtime} PASSWORD 'runtime'",
                 f'CREATE DATABASE "{name}" OWNER {owner}',
             )
         )
