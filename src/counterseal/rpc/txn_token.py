@@ -75,7 +75,7 @@ class TokenClaims:
     epochs: Mapping[str, int] | None = None
     auth_time: int | None = None
 
-    def caller(self, peer: SpiffeId, raw: str) -> Caller:
+    def caller(self, peer: SpiffeId, raw: str, *, traceparent: str = "", trace_id: str = "") -> Caller:
         """Return the caller that `peer` is when it presents this token."""
         actor = self.chain[0] if self.chain else {}
         return Caller(
@@ -99,6 +99,8 @@ class TokenClaims:
             epochs=self.epochs or {},
             auth_time_ms=None if self.auth_time is None else self.auth_time * 1000,
             expire_time_ms=self.expire_time * 1000,
+            traceparent=traceparent,
+            trace_id=trace_id,
         )
 
 
@@ -231,7 +233,8 @@ def _split(raw: str) -> tuple[str, bytes, bytes, bytes]:
     # The exact header: no `alg` choice, no `crit`, `jku`, `jwk` or anything else that a verifier could follow.
     if header != {"alg": "EdDSA", "typ": TYPE, "kid": kid} or not isinstance(kid, str) or not _KID.fullmatch(kid):
         raise TokenInvalid("the token's header is not that of a txn-token")
-    return kid, f"{parts[0]}.{parts[1]}".encode("ascii"), _decode(parts[2]), _decode(parts[1])
+    body, signature = _decode(parts[1]), _decode(parts[2])  # all three parts are ASCII from here on
+    return kid, f"{parts[0]}.{parts[1]}".encode("ascii"), signature, body
 
 
 def _encode(data: bytes) -> bytes:
