@@ -33,6 +33,9 @@ lint: $(STAMP) ## ruff, mypy, import contracts, buf
 protos: .venv-protos/.stamp ## regenerate the committed Python stubs
 	bash tools/protos.sh .venv-protos/bin/python
 
+stubs: $(STAMP) ## TypeScript, Go and Java stubs and descriptor.binpb in build/stubs
+	$(BIN)/python tools/stubs/generate.py --buf $(BIN)/buf
+
 protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatible with; in the commit that closes an issue
 	$(BIN)/buf build -o protos/baseline.binpb
 
