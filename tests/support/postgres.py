@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 
+from counterseal.db import DatabaseConfig, owner_engine
+from counterseal.db import migrate as db_migrate
 from counterseal.embedded.postgres import FAST, Cluster, PostgresServer
 
-ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
@@ -118,22 +119,20 @@ class Databases:
                 f'CREATE DATABASE "{name}" OWNER {owner}',
             )
         )
-        migrate(service, self.cluster.dsn(name, owner, "owner"))
+        migrate(service, self.cluster, name, owner)
 
 
-def migrate(service: str, owner_dsn: str) -> None:
+def migrate(service: str, cluster: Cluster, name: str, owner: str) -> None:
     """Run a service's Alembic migrations to the head, as its owner role."""
-    from alembic import command
-    from alembic.config import Config
 
-    config = Config()
-    config.set_main_option(
-        "script_location", str(ROOT / "services" / service / f"counterseal_{service}" / "migrations")
-    )
-    url = owner_dsn.replace("postgresql://", "postgresql+asyncpg://", 1)
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    with ThreadPoolExecutor(1) as pool:  # env.py runs a loop of its own
-        pool.submit(command.upgrade, config, "head").result()
+    async def run() -> None:
+        engine = owner_engine(DatabaseConfig(cluster.host, cluster.port, name), owner, "owner")
+        try:
+            await db_migrate(service, engine)
+        finally:
+            await engine.dispose()
+
+    off_loop(run)
 
 
 @pytest.fixture(scope="session")
