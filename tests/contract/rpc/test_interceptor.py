@@ -230,7 +230,7 @@ async def test_a_secret_in_an_exception_reaches_no_client_and_no_log(served: Sha
     assert info.value.code() == grpc.StatusCode.INTERNAL
     assert info.value.details() == "internal error"
     assert SECRET not in repr(info.value) + str(info.value.trailing_metadata())
-    lines = [json.loads(line) for line in stream_of_log.getvalue().splitlines()]  # noqa: TID251 (our own output)
+    lines = [json.loads(line) for line in stream_of_log.getvalue().splitlines()]
     assert SECRET not in stream_of_log.getvalue()
     assert any("RuntimeError" in line.get("error", [{}])[0].get("type", "") for line in lines)
     assert any(line["message"] == "call" and line["code"] == "INTERNAL" for line in lines)
