@@ -36,6 +36,9 @@ protos: .venv-protos/.stamp ## regenerate the committed Python stubs
 stubs: $(STAMP) ## TypeScript, Go and Java stubs and descriptor.binpb in build/stubs
 	$(BIN)/python tools/stubs/generate.py --buf $(BIN)/buf
 
+guarantees: $(STAMP) ## docs/reference/guarantees.md from tests/requirements.toml and the tests that name its ids
+	cd tests && ../$(BIN)/python -m support.requirements
+
 protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatible with; in the commit that closes an issue
 	$(BIN)/buf build -o protos/baseline.binpb
 

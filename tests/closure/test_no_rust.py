@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.closure import RUST_MARKS, Report, elf_files_below, inspect_site, rust_mark
+from support.requirements import requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "closure"
@@ -46,6 +47,7 @@ def _site(venv: Path) -> Path:
     return Path(sysconfig.get_path("platlib", vars={"base": str(venv), "platbase": str(venv)}))
 
 
+@requirement("closure:no-rust")
 def test_the_clean_install_of_every_runtime_extra_holds_no_rust(closure: Report) -> None:
     assert closure.findings == ()
 
@@ -62,6 +64,7 @@ def test_no_distribution_of_the_closure_is_without_a_generator(closure: Report) 
     assert [name for name, generator in closure.distributions.items() if not generator] == []
 
 
+@requirement("closure:no-rust")
 def test_the_scan_flags_the_rust_of_the_development_environment() -> None:
     site = Path(sysconfig.get_path("platlib"))
     grimp = [path for path in elf_files_below(site / "grimp") if rust_mark(site / "grimp" / path)]

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import descriptor_pb2
 
 from counterseal.rpc.method_table import METHODS
+from support.requirements import requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATOR = ROOT / "tools" / "stubs" / "generate.py"
@@ -28,6 +29,7 @@ def _generate(out: Path, *arguments: str, path: str | None = None) -> subprocess
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=580, env=environment)
 
 
+@requirement("contract:polyglot-stubs")
 @pytest.mark.parametrize("language", ["ts", "go", "java"])
 def test_every_method_of_the_contract_is_in_the_stubs(language: str, tmp_path: Path) -> None:
     compile_too = ["--compile"] if os.environ.get("COUNTERSEAL_COMPILE_STUBS") else []

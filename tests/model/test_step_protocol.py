@@ -3,6 +3,7 @@
 import pytest
 
 from model.step_protocol import VARIANTS, explore
+from support.requirements import requirement
 
 EXPECTED = {
     "A": {"L", "T", "S"},
@@ -16,6 +17,7 @@ EXPECTED = {
 }
 
 
+@requirement("effect:fenced-by-credential")
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_each_variant_breaks_exactly_what_the_design_says(name: str) -> None:
     count, violated = explore(VARIANTS[name])

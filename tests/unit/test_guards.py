@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from support.requirements import requirement
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 RUFF = [str(SCRIPTS / "ruff"), "check", "--no-cache", "--output-format=json"]
@@ -106,6 +108,7 @@ def test_the_tree_itself_keeps_every_contract(tree: Path) -> None:
     assert _broken_contracts(tree) == set()
 
 
+@requirement("imports:guarded")
 @pytest.mark.parametrize(
     ("contract", "where", "source"),
     [(contract, where, source) for contract, plants in PLANTS.items() for where, source in plants],
@@ -123,6 +126,7 @@ def test_a_planted_import_breaks_its_contract(tree: Path, contract: str, where: 
             file.write_text(original)
 
 
+@requirement("imports:guarded")
 @pytest.mark.parametrize("folder", ["src/counterseal/client", "services/policy/counterseal_policy"])
 @pytest.mark.parametrize(("ban", "source"), [(ban, source) for ban, sources in CALLS.items() for source in sources])
 def test_a_planted_call_is_caught_by_name_and_by_alias(ban: str, source: str, folder: str) -> None:

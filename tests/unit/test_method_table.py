@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import counterseal.api
 from counterseal.rpc.method_table import EVERYONE, METHODS
+from support.requirements import requirement
 
 
 def _methods() -> Iterator[str]:
@@ -15,6 +16,7 @@ def _methods() -> Iterator[str]:
                 yield from (f"/{service.full_name}/{method.name}" for method in service.methods)
 
 
+@requirement("call:table-complete")
 def test_every_method_of_every_descriptor_is_listed_and_nothing_else() -> None:
     listed = {name for name in METHODS if name.startswith("/counterseal.")}
     assert listed == set(_methods())

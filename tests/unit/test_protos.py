@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.requirements import requirement
+
 ROOT = Path(__file__).resolve().parents[2]
 BUF = Path(sysconfig.get_path("scripts")) / "buf"
 BASELINE = ROOT / "protos" / "baseline.binpb"
@@ -46,6 +48,7 @@ def _breaking(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=60)
 
 
+@requirement("contract:stubs-current")
 def test_generating_the_stubs_again_changes_no_byte(copy: Path, generator: Path) -> None:
     _generate(copy, generator)
     assert _stubs(copy) == _stubs(ROOT), "run `make protos` and commit what it writes"
@@ -66,6 +69,7 @@ def test_the_protos_break_nothing_of_the_accepted_contract() -> None:
     assert result.returncode == 0, f"{result.stdout}\nIf the break is meant, `make protos-baseline` accepts it."
 
 
+@requirement("contract:unbroken")
 @pytest.mark.parametrize(
     ("before", "after"),
     [

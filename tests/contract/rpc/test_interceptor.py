@@ -22,6 +22,7 @@ from counterseal.rpc.status import from_rpc_error
 from counterseal.rpc.tls import Identity
 from support import shapes
 from support.certificates import Authority
+from support.requirements import requirement
 from support.shapes import AGENT, DOMAIN, SERVICE, SHAPES, Shapes, spiffe
 
 SECRET = "hunter2-planted-secret"
@@ -75,6 +76,7 @@ async def test_a_listed_peer_with_its_token_is_served_and_known_to_the_handler(s
     assert (caller.peer, caller.subject, caller.agent, caller.tenant) == (AGENT, "user:ana", "refund-bot", "acme")
 
 
+@requirement("call:default-deny")
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_without_a_certificate_there_is_no_connection(served: Shapes, shape: str) -> None:
     credentials = grpc.ssl_channel_credentials(served.authority.pem)
@@ -97,6 +99,7 @@ async def test_a_certificate_of_another_root_is_no_connection(served: Shapes) ->
     assert info.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
+@requirement("call:default-deny")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("path", "environment"),
@@ -115,6 +118,7 @@ async def test_a_certificate_must_name_exactly_one_workload(served: Shapes, uris
     assert error.reason == "PEER_NOT_ALLOWED"
 
 
+@requirement("call:default-deny")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "case", ["missing", "two", "forged", "expired", "long life", "future", "unknown key", "stolen", "junk", "alg none"]
@@ -140,6 +144,7 @@ async def test_a_token_that_is_not_good_is_refused(served: Shapes, shape: str, c
     assert served.seen == []
 
 
+@requirement("call:default-deny")
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_token_of_another_environment_is_refused(served: Shapes, shape: str) -> None:
     foreign = served.token(audience=f"{DOMAIN}/staging", environment="staging")
@@ -215,6 +220,7 @@ async def test_an_error_of_ours_arrives_with_reason_values_and_next_action(serve
         assert (error.message, error.metadata) == ("there is no such thing", {"thing": "x-1"})
 
 
+@requirement("secret:not-in-errors")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("stream", ["fail", "chain"])
 async def test_a_secret_in_an_exception_reaches_no_client_and_no_log(served: Shapes, shape: str, stream: str) -> None:
@@ -236,6 +242,7 @@ async def test_a_secret_in_an_exception_reaches_no_client_and_no_log(served: Sha
     assert any(line["message"] == "call" and line["code"] == "INTERNAL" for line in lines)
 
 
+@requirement("error:code-kept")
 @pytest.mark.parametrize("size", [600, 6_000, 20_000])
 async def test_a_long_text_of_the_caller_never_changes_an_errors_code(served: Shapes, size: int) -> None:
     request = NewEntry(stream="refuse", subject="ü" * size, step="y" * size)

@@ -26,6 +26,7 @@ from counterseal_executor.connectors.postgres import PostgresConnector
 from support.connectors import RecordingFence, attempt, call, tool
 from support.pg_proxy import Line, proxy
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 NUMBERS = itertools.count(1)
 OBSERVE = "SELECT balance, owner FROM account WHERE id = $1::jsonb ->> 'id'"
@@ -117,6 +118,7 @@ async def test_a_write_returns_its_rows_its_before_image_and_a_marker_that_was_s
     assert await CONNECTOR.probe(attempt(bank.call(), fence), bank.credential) is Probe.APPLIED
 
 
+@requirement("effect:precondition-inside-the-write")
 async def test_what_is_observed_is_compared_again_inside_the_write(bank: Bank) -> None:
     seen = await CONNECTOR.observe(bank.call(), bank.credential)
     assert seen.values == {"balance": 100, "owner": "user:ana"}
@@ -128,6 +130,7 @@ async def test_what_is_observed_is_compared_again_inside_the_write(bank: Bank) -
     assert await bank.balance() == 100
 
 
+@requirement("effect:precondition-inside-the-write")
 async def test_a_change_that_commits_while_the_write_waits_for_its_lock_is_seen(bank: Bank) -> None:
     rival = await asyncpg.connect(bank.admin)
     transaction = rival.transaction()
@@ -252,6 +255,7 @@ async def test_the_read_back_says_whether_the_effect_stands(bank: Bank) -> None:
     assert verdict.evidence == {"ok": False, "balance": 1}
 
 
+@requirement("secret:not-in-errors")
 async def test_no_message_repeats_a_value_a_host_or_the_password(bank: Bank) -> None:
     wrong = Credential(bank.credential.username, "hunter2")
     answers = [
@@ -287,6 +291,7 @@ async def test_a_transaction_id_that_the_server_has_forgotten_gives_no_verdict(b
     assert await CONNECTOR.probe(forgotten, bank.credential) is Probe.CANNOT_TELL
 
 
+@requirement("effect:postgres-verdict-is-the-target")
 async def test_an_id_that_a_crash_may_have_reused_is_not_believed(bank: Bank) -> None:
     fence = RecordingFence()
     await CONNECTOR.execute(bank.call(), bank.credential, fence)
@@ -323,6 +328,7 @@ async def test_an_unreachable_target_gives_no_verdict_unless_commit_was_never_se
     assert await CONNECTOR.probe(attempt(gone, RecordingFence()), bank.credential) is Probe.ABSENT
 
 
+@requirement("effect:postgres-verdict-is-the-target")
 async def test_cut_at_any_message_the_verdict_is_the_target(bank: Bank) -> None:
     """Every message of the whole conversation, in both directions, whole and in halves; never IN_DOUBT at the end."""
     line = Line()

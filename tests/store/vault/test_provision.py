@@ -6,6 +6,7 @@ from counterseal.vault import Vault, VaultRefused, provision
 from counterseal.vault.names import Environment
 from support.openbao import Provisioned
 from support.postgres import execute
+from support.requirements import requirement
 
 ENV = Environment("prod")
 ROLE = ENV.tenant("acme").role("shop", "rw", 60)
@@ -32,6 +33,7 @@ PLANTED = [
 ]
 
 
+@requirement("credential:setup-verified")
 @pytest.mark.parametrize(("path", "body"), PLANTED, ids=[path for path, _ in PLANTED])
 async def test_verify_names_a_planted_change_and_setup_mends_it(
     provisioned: Provisioned, path: str, body: dict[str, object]
@@ -57,6 +59,7 @@ async def test_verify_names_a_policy_of_our_prefix_that_nobody_declared(provisio
     vault.close()
 
 
+@requirement("credential:setup-verified")
 @pytest.mark.parametrize(
     ("plant", "mend"),
     [
@@ -96,6 +99,7 @@ FORBIDDEN = {
 }
 
 
+@requirement("credential:broker-holds-none")
 @pytest.mark.parametrize("what", FORBIDDEN)
 async def test_the_brokers_token_cannot(provisioned: Provisioned, what: str) -> None:
     method, path, body = FORBIDDEN[what]
@@ -105,6 +109,7 @@ async def test_the_brokers_token_cannot(provisioned: Provisioned, what: str) -> 
     vault.close()
 
 
+@requirement("credential:broker-holds-none")
 async def test_a_grants_token_reads_its_credential_and_nothing_else(provisioned: Provisioned) -> None:
     vault = await provisioned.service("credentials")
     made = await vault.call("POST", CREATE, {"policies": [ROLE.policy], "ttl": "60s", "no_default_policy": True})

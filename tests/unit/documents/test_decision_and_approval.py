@@ -21,6 +21,7 @@ from counterseal.documents.decision import (
     signing_input,
 )
 from counterseal.errors import DecisionInvalid, InputInvalid, NotCanonical
+from support.requirements import requirement
 
 DIGEST = "sha256:" + "ab" * 32
 KEY = nacl.signing.SigningKey(bytes(range(32)))
@@ -86,6 +87,7 @@ def test_a_decision_without_agent_or_task_leaves_the_fields_out() -> None:
     assert not {"agent", "agent_version", "act", "card_digest", "task_id"} & set(document)
 
 
+@requirement("decision:signed-closed-form")
 def test_the_signature_is_checked_before_anything_is_read() -> None:
     built = build_statement(DECISION)
     public = bytes(KEY.verify_key)
@@ -97,6 +99,7 @@ def test_the_signature_is_checked_before_anything_is_read() -> None:
             open_statement(body, mark, public, verify)
 
 
+@requirement("decision:signed-closed-form")
 @pytest.mark.parametrize(
     "change",
     [
@@ -125,6 +128,7 @@ def test_bytes_that_are_not_canonical_are_no_decision() -> None:
         parse_statement(build_statement(DECISION).body + b"\n")
 
 
+@requirement("decision:signed-closed-form")
 def test_a_decision_serves_only_its_audience_environment_and_minute() -> None:
     live = {"audience": "executor", "environment": "prod", "now_ms": 1_795_330_030_000}
     DECISION.require(**live)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import pytest
 from counterseal.errors import WrongState
 from counterseal_executor import states
 from counterseal_executor.states import PLAN, PLAN_START, PLAN_TERMINAL, STEP, STEP_START, STEP_TERMINAL, Table
+from support.requirements import requirement
 
 
 def all_states(table: Table) -> set[str]:
@@ -29,6 +30,7 @@ def test_the_tables_have_the_size_of_the_design(table: Table, state_count: int, 
     assert sum(len(row) for row in table.values()) == transition_count
 
 
+@requirement("plan:states-closed")
 @pytest.mark.parametrize(
     ("table", "start", "terminal"), [(PLAN, PLAN_START, PLAN_TERMINAL), (STEP, STEP_START, STEP_TERMINAL)]
 )
@@ -39,11 +41,13 @@ def test_nothing_is_unreachable_and_nothing_is_stuck(table: Table, start: str, t
         assert reachable(table, state) & terminal, state
 
 
+@requirement("plan:states-closed")
 def test_a_trip_is_legal_in_every_live_plan_state_and_never_starts_work() -> None:
     for state, row in PLAN.items():
         assert row.get("trip") in {"CANCELLED", "HALTED", "NEEDS_ATTENTION"}, state
 
 
+@requirement("plan:states-closed")
 def test_nothing_lies_past_the_gate_without_a_commit() -> None:
     assert reachable(PLAN, PLAN_START, without=frozenset({"commit"})) == {
         "PROPOSED",
@@ -67,6 +71,7 @@ def test_an_undo_has_its_own_intent() -> None:
     assert not reachable(STEP, "UNDO_READY", without=frozenset({"undo_intent"})) & {"UNDONE_UNVERIFIED", "COMPENSATED"}
 
 
+@requirement("plan:states-closed")
 def test_a_timeout_is_never_a_failure() -> None:
     for row in (STEP["INTENT"], STEP["UNDO_INTENT"]):
         assert row["timeout"].endswith("IN_DOUBT")

@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from counterseal.api.common.v1 import reason_pb2
 from counterseal.errors import NEXT_ACTION, InternalError, LedgerUnavailable, ServiceError, all_errors
 from counterseal.rpc.status import DETAILS_KEY, PeerUnavailable, from_rpc_error, to_status
+from support.requirements import requirement
 
 
 class FakeRpcError(grpc.RpcError):
@@ -23,6 +24,7 @@ class FakeRpcError(grpc.RpcError):
         return self._trailing
 
 
+@requirement("error:code-kept")
 @pytest.mark.parametrize("cls", all_errors().values(), ids=lambda cls: cls.__name__)
 def test_every_error_survives_the_wire(cls: type[ServiceError]) -> None:
     error = cls.__new__(cls)
