@@ -1,0 +1,167 @@
+"""The tree against the reference vectors and against a second implementation written from the RFC's text."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.tree import (
+    EMPTY_ROOT,
+    Frontier,
+    consistency_path,
+    inclusion_path,
+    leaf_hash,
+    node_hash,
+    perfect_root,
+    root_of,
+    verify_consistency,
+    verify_inclusion,
+)
+from support.shared import shared_path
+
+LEAVES = [leaf_hash(bytes([n])) for n in range(130)]
+
+
+# RFC 6962 section 2.1 as it is written: recursion over lists.
+def split(n: int) -> int:
+    k = 1
+    while k * 2 < n:
+        k *= 2
+    return k
+
+
+def mth(d: list[bytes]) -> bytes:
+    if not d:
+        return EMPTY_ROOT
+    if len(d) == 1:
+        return d[0]
+    k = split(len(d))
+    return node_hash(mth(d[:k]), mth(d[k:]))
+
+
+def path(m: int, d: list[bytes]) -> list[bytes]:
+    if len(d) == 1:
+        return []
+    k = split(len(d))
+    return [*path(m, d[:k]), mth(d[k:])] if m < k else [*path(m - k, d[k:]), mth(d[:k])]
+
+
+def subproof(m: int, d: list[bytes], is_whole: bool) -> list[bytes]:
+    if m == len(d):
+        return [] if is_whole else [mth(d)]
+    k = split(len(d))
+    if m <= k:
+        return [*subproof(m, d[:k], is_whole), mth(d[k:])]
+    return [*subproof(m - k, d[k:], is_whole=False), mth(d[:k])]
+
+
+sizes = st.integers(1, len(LEAVES))
+
+
+def test_the_reference_tree() -> None:
+    vectors = json.loads(shared_path("vectors/ledger/rfc6962-reference-tree.json").read_text())
+    leaves = [leaf_hash(bytes.fromhex(data)) for data in vectors["leaf_inputs_hex"]]
+    for size, root in enumerate(vectors["root_hashes_hex_by_size"]):
+        assert root_of(leaves[:size]).hex() == root
+    for height, nodes in enumerate(vectors["node_hashes_hex"]):
+        for index, node in enumerate(nodes):
+            assert perfect_root(leaves[index << height : (index + 1) << height]).hex() == node
+
+
+@given(sizes)
+def test_roots_equal_the_recursion_of_the_rfc(size: int) -> None:
+    assert root_of(LEAVES[:size]) == mth(LEAVES[:size])
+
+
+@given(sizes, st.data())
+def test_inclusion_proofs_equal_the_rfc_and_verify(size: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    proof = inclusion_path(index, LEAVES[:size])
+    assert proof == path(index, LEAVES[:size])
+    verify_inclusion(index, size, LEAVES[index], proof, mth(LEAVES[:size]))
+
+
+@given(sizes, st.data())
+def test_consistency_proofs_equal_the_rfc_and_verify(size: int, data: st.DataObject) -> None:
+    old = data.draw(st.integers(1, size))
+    proof = consistency_path(old, LEAVES[:size])
+    assert proof == subproof(old, LEAVES[:size], is_whole=True)
+    verify_consistency(old, size, mth(LEAVES[:old]), mth(LEAVES[:size]), proof)
+
+
+@given(sizes, st.data())
+def test_no_altered_inclusion_proof_verifies(size: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    root = mth(LEAVES[:size])
+    proof = inclusion_path(index, LEAVES[:size])
+    other = data.draw(st.integers(0, size - 1).filter(lambda i: i != index)) if size > 1 else size
+    attacks = [
+        (other, size, LEAVES[index], proof),
+        (index, size, LEAVES[(index + 1) % len(LEAVES)], proof),
+        (index, size, LEAVES[index], [*proof, b"\0" * 32]),
+        (index, size, LEAVES[index], [p + b"\0" for p in proof] or [b""]),
+        (index, size, LEAVES[index][:31], proof),
+        (-1, size, LEAVES[index], proof),
+        (size, size, LEAVES[index], proof),
+    ]
+    if proof:
+        at = data.draw(st.integers(0, len(proof) - 1))
+        flipped = bytes([proof[at][0] ^ 1]) + proof[at][1:]
+        attacks += [
+            (index, size, LEAVES[index], proof[:-1]),
+            (index, size, LEAVES[index], [*proof[:at], flipped, *proof[at + 1 :]]),
+        ]
+    for attack in attacks:
+        with pytest.raises(VerificationError):
+            verify_inclusion(*attack, root)
+
+
+@given(sizes, st.data())
+def test_no_altered_consistency_proof_verifies(size: int, data: st.DataObject) -> None:
+    old = data.draw(st.integers(1, size))
+    proof = consistency_path(old, LEAVES[:size])
+    old_root, new_root = mth(LEAVES[:old]), mth(LEAVES[:size])
+    attacks = [
+        (old, size, old_root, new_root[:31] + bytes([new_root[31] ^ 1]), proof),
+        (old, size, old_root[:31] + bytes([old_root[31] ^ 1]), new_root, proof),
+        (old, size, old_root, new_root, [*proof, b"\0" * 32]),
+        (0, size, EMPTY_ROOT, new_root, []),
+        (size + 1, size, old_root, new_root, proof),
+    ]
+    if proof:
+        at = data.draw(st.integers(0, len(proof) - 1))
+        flipped = bytes([proof[at][0] ^ 1]) + proof[at][1:]
+        attacks += [
+            (old, size, old_root, new_root, proof[:-1]),
+            (old, size, old_root, new_root, [*proof[:at], flipped, *proof[at + 1 :]]),
+        ]
+    for attack in attacks:
+        with pytest.raises(VerificationError):
+            verify_consistency(*attack)
+
+
+@given(st.lists(st.integers(0, 40), max_size=5))
+def test_a_frontier_extended_in_pieces_and_stored_between_is_the_whole_tree(pieces: list[int]) -> None:
+    frontier = Frontier()
+    at = 0
+    for piece in pieces:
+        frontier = Frontier.parse(frontier.size, frontier.serialize()).extend(LEAVES[at : at + piece])
+        at = min(len(LEAVES), at + piece)
+        assert frontier.root() == mth(LEAVES[:at])
+
+
+def test_completed_subtrees_are_reported_once_with_their_place() -> None:
+    seen: dict[tuple[int, int], bytes] = {}
+    Frontier().extend(LEAVES[:100]).extend(
+        LEAVES[100:], lambda height, index, node: seen.__setitem__((height, index), node)
+    )
+    assert all(node == mth(LEAVES[i << h : (i + 1) << h]) for (h, i), node in seen.items())
+    assert (2, 25) in seen
+    assert (2, 24) not in seen
+
+
+def test_a_frontier_of_the_wrong_length_is_refused() -> None:
+    with pytest.raises(VerificationError):
+        Frontier.parse(3, b"\0" * 32)
