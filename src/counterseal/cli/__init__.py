@@ -16,6 +16,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "plan": "propose, inspect and commit plans; canonical bytes and digests",
+    "vault": "provision Vault and its targets, or name the drift",
     "audit": "verify, export and prove the ledger",
 }
 """Command -> help line. Each is the module of that name here, with `register(subparsers)`."""

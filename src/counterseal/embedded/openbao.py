@@ -70,6 +70,7 @@ class OpenBaoServer:
         tls = selfsigned.ensure(self._home, "openbao", self._clock)
         operator = _kept_secret(self._home / "operator-secret-id", secrets.token_urlsafe(32).encode())
         _kept_secret(self._home / "seal-key", secrets.token_bytes(32))
+        (self._home / "operator-role-id").write_text(OPERATOR_ROLE_ID + "\n")
         self._end_leftover()
         port = kept_port(self._home / "port")
         config = self._home / "config.hcl"
