@@ -1,0 +1,1 @@
+"""Deciding about exact plan bytes."""
