@@ -1,6 +1,15 @@
 """Fixtures of every tier: real servers, one set per test process."""
 
+from support.node_client import node_client
 from support.openbao import openbao, openbao_server, provisioned
 from support.postgres import _databases, fresh_database, postgres_cluster
 
-__all__ = ["_databases", "fresh_database", "openbao", "openbao_server", "postgres_cluster", "provisioned"]
+__all__ = [
+    "_databases",
+    "fresh_database",
+    "node_client",
+    "openbao",
+    "openbao_server",
+    "postgres_cluster",
+    "provisioned",
+]
