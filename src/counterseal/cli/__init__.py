@@ -10,14 +10,23 @@ from collections.abc import Sequence
 
 from counterseal.cli import exits
 from counterseal.cli.output import complain
+from counterseal.config import ConfigError
 from counterseal.errors import ServiceError
 
 __all__ = ["main"]
 
 COMMANDS = {
     "plan": "propose, inspect and commit plans; canonical bytes and digests",
-    "vault": "provision Vault and its targets, or name the drift",
+    "approvals": "list, show, approve and reject approval tasks",
+    "kill": "stop a scope: no new intents, credentials dead, in-flight drained",
+    "lift": "lift a stopped scope (two people)",
+    "explain": "tell a plan's whole story from the ledger",
+    "login": "log a person in",
+    "tool": "list and register tools",
+    "policy": "publish and activate policy",
     "audit": "verify, export and prove the ledger",
+    "vault": "set up and verify Vault",
+    "rpc": "list the methods and who may call them",
 }
 """Command -> help line. Each is the module of that name here, with `register(subparsers)`."""
 
@@ -40,9 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         complain(describe(error))
         return exit_code(error)
+    except TimeoutError:
+        complain("UNAVAILABLE: it has not ended in the time given")
+        return exits.UNAVAILABLE
     except OSError as error:
         complain(f"{error.filename or 'system'}: {error.strerror or 'failed'}")
         return exits.USAGE if error.filename else exits.INTERNAL
+    except ConfigError as error:
+        for problem in error.problems:
+            complain(problem)
+        return exits.USAGE
     except Exception as error:  # noqa: BLE001 (the last line of defence: a person never sees a traceback)
         complain(f"INTERNAL: {type(error).__name__}: {error}")
         return exits.INTERNAL
