@@ -13,7 +13,7 @@ from counterseal_executor.connectors.base import Target
 
 MAX_ROWS = 1000
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_STATEMENT = re.compile(r"\s*(select|with|insert|update|delete|merge|values)\b", re.IGNORECASE)
+_STATEMENT = re.compile(r"(?:\s|--[^\r\n]*[\r\n])*(select|with|insert|update|delete|merge|values)\b", re.IGNORECASE)
 # The protocol refuses a second statement; this refuses a first one that would end our transaction (COMMIT, CALL, DO).
 
 

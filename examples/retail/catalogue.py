@@ -1,0 +1,64 @@
+"""The tools of the retail workload: JSON descriptors whose SQL lies in files of its own, one statement each.
+
+`python -m examples.retail.catalogue` prints the digest of each, as `policy/tools.yaml` names them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from counterseal.canonical import JsonObject, parse_strict
+from counterseal.documents.tool import ToolDescriptor, build_tool
+
+HERE = Path(__file__).resolve().parent
+TARGET = "shop"
+TENANT = "retail"
+UNDO = "retail.restore@1.0.0"
+
+
+def documents() -> list[JsonObject]:
+    """Return every descriptor as it is registered, `@name.sql` replaced by that file's text, sorted by name."""
+    return [_inlined(parse_strict(path.read_bytes())) for path in sorted((HERE / "tools").glob("*.json"))]
+
+
+def descriptors() -> list[ToolDescriptor]:
+    """Return every descriptor, parsed and checked."""
+    return [build_tool(document) for document in documents()]
+
+
+def policy_files() -> list[tuple[str, bytes]]:
+    """Return the policy's files as (name, text), sorted by name."""
+    return [(path.name, path.read_bytes()) for path in sorted((HERE / "policy").glob("*.yaml"))]
+
+
+def plan_document(tool: ToolDescriptor, args: JsonObject, *, plan_timeout_seconds: int = 30) -> JsonObject:
+    """Return the client's plan of one call; a write names its undo.
+
+    confidence_ppm: the workload's calls are given, not guessed by a model.
+    """
+    step: JsonObject = {
+        "id": "s1",
+        "tool": tool.reference,
+        "target": TARGET,
+        "args": args,
+        "needs": [],
+        "timeout_seconds": plan_timeout_seconds,
+    }
+    if not tool.reads_only:
+        image = {"order": {"$before": "/0/order"}, "customer": {"$before": "/0/customer"}}
+        step["undo"] = {"tool": UNDO, "args": image, "if_exists": False}
+    return {"v": 1, "objective": tool.title, "confidence_ppm": 990_000, "steps": [step]}
+
+
+def _inlined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _inlined(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_inlined(item) for item in value]
+    if isinstance(value, str) and value.startswith("@") and value.endswith(".sql"):
+        return (HERE / "sql" / value[1:]).read_text(encoding="utf-8").rstrip("\n")
+    return value
+
+
+if __name__ == "__main__":
+    for descriptor in descriptors():
+        print(descriptor.digest, descriptor.reference)

@@ -1,0 +1,187 @@
+"""The workload's files: the shop's data, the tasks, and money as integer cents.
+
+The files hold amounts as decimals (some, such as 6.9199999999999875, as binary fractions printed in full); here every
+number of a row is an amount, read exactly and rounded to cents.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from counterseal.canonical import JsonObject
+
+KEPT = ("return_items", "exchange_items", "exchange_new_items")
+OPTIONAL = ("cancel_reason", "return_payment_method_id", "exchange_payment_method_id", *KEPT)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One tool call. `refused` is why it must be refused, or None when it must succeed."""
+
+    tool: str
+    args: JsonObject
+    write: bool
+    refused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Calls on behalf of one customer, and the whole rows that differ afterwards."""
+
+    id: str
+    user_id: str
+    actions: tuple[Action, ...]
+    expected: Mapping[str, Mapping[str, JsonObject]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """The data files, keyed by id."""
+
+    users: Mapping[str, JsonObject]
+    orders: Mapping[str, JsonObject]
+    products: Mapping[str, JsonObject]
+
+
+class WorkloadError(Exception):
+    """The data is absent or not what the workload's README describes."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a data file with exact decimals.
+
+    Not `canonical.parse_strict`: these are bulk files, lists among them, larger than any document of the suite.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            return json.load(file, parse_float=Decimal)
+    except FileNotFoundError:
+        raise WorkloadError(f"{path} does not exist") from None
+    except (ValueError, OSError) as error:
+        raise WorkloadError(f"{path} cannot be read: {error}") from None
+
+
+def read_shop(directory: Path) -> Shop:
+    """Read users, orders and products."""
+    return Shop(*(read_json(directory / f"{name}.json") for name in ("users", "orders", "products")))
+
+
+def tool_names(directory: Path) -> list[str]:
+    """Return the names in `tools.json`: what must be registered."""
+    return [str(tool["name"]) for tool in read_json(directory / "tools.json")]
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """Read one task file."""
+    try:
+        return [_task(item) for item in read_json(path)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise WorkloadError(f"{path}: not a task file ({type(error).__name__}: {error})") from None
+
+
+def cents(amount: Decimal | int) -> int:
+    """Return a decimal amount in cents, rounded to the nearest."""
+    return int((Decimal(amount) * 100).to_integral_value())
+
+
+def decimal_amount(amount_cents: int) -> int | float:
+    """Return cents as the decimal number that the files would hold."""
+    whole, rest = divmod(amount_cents, 100)
+    return whole if rest == 0 else float(Decimal(amount_cents) / 100)
+
+
+def in_cents(value: Any) -> Any:
+    """Return a row with every number (each is an amount) in cents, to compare by."""
+    if isinstance(value, dict):
+        return {key: in_cents(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [in_cents(item) for item in value]
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        return cents(Decimal(str(value)))
+    return value
+
+
+def same_rows(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    """Tell whether two sets of changed rows are equal, amounts compared as cents."""
+    return bool(in_cents(left) == in_cents(right))
+
+
+def user_record(user_id: str, user: JsonObject) -> dict[str, Any]:
+    """Return a user of the files as a row of `retail.users`."""
+    return {
+        "user_id": user_id,
+        "first_name": user["name"]["first_name"],
+        "last_name": user["name"]["last_name"],
+        "email": user["email"],
+        "address": user["address"],
+        "payment_methods": {key: _renamed(m, "balance", "balance_cents") for key, m in user["payment_methods"].items()},
+        "orders": user["orders"],
+    }
+
+
+def order_record(order: JsonObject) -> dict[str, Any]:
+    """Return an order of the files as a row of `retail.orders`."""
+    return {
+        "order_id": order["order_id"],
+        "user_id": order["user_id"],
+        "address": order["address"],
+        "items": [_renamed(item, "price", "price_cents") for item in order["items"]],
+        "fulfillments": order["fulfillments"],
+        "status": order["status"],
+        "payment_history": [_renamed(entry, "amount", "amount_cents") for entry in order["payment_history"]],
+    }
+
+
+def variant_records(products: Iterable[JsonObject]) -> list[dict[str, Any]]:
+    """Return every variant of the files as a row of `retail.variants`."""
+    return [
+        {
+            "item_id": variant["item_id"],
+            "product_id": product["product_id"],
+            "options": variant["options"],
+            "available": variant["available"],
+            "price_cents": cents(variant["price"]),
+        }
+        for product in products
+        for variant in product["variants"].values()
+    ]
+
+
+def user_row(record: Mapping[str, Any]) -> JsonObject:
+    """Return a row of `retail.users` as the files would hold it."""
+    return {
+        "name": {"first_name": record["first_name"], "last_name": record["last_name"]},
+        "address": record["address"],
+        "email": record["email"],
+        "payment_methods": {key: _restored(m, "balance_cents") for key, m in record["payment_methods"].items()},
+        "orders": record["orders"],
+    }
+
+
+def order_row(record: Mapping[str, Any]) -> JsonObject:
+    """Return a row of `retail.orders` as the files would hold it; what was never set is left out."""
+    row: JsonObject = {key: record[key] for key in ("order_id", "user_id", "address", "fulfillments", "status")}
+    row["items"] = [_restored(item, "price_cents") for item in record["items"]]
+    row["payment_history"] = [_restored(entry, "amount_cents") for entry in record["payment_history"]]
+    row |= {key: record[key] for key in OPTIONAL if record[key] is not None}
+    if record["exchange_price_difference_cents"] is not None:
+        row["exchange_price_difference"] = decimal_amount(record["exchange_price_difference_cents"])
+    return row
+
+
+def _task(item: JsonObject) -> Task:
+    actions = tuple(Action(a["tool"], a["args"], bool(a["write"]), a["refused"]) for a in item["actions"])
+    expected = item["expected_changed_rows"]
+    return Task(item["id"], item["user_id"], actions, {"orders": expected["orders"], "users": expected["users"]})
+
+
+def _renamed(value: JsonObject, old: str, new: str) -> JsonObject:
+    return {new if key == old else key: cents(item) if key == old else item for key, item in value.items()}
+
+
+def _restored(value: JsonObject, name: str) -> JsonObject:
+    plain = name.removesuffix("_cents")
+    return {plain if k == name else k: decimal_amount(v) if k == name else v for k, v in value.items()}
