@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-
 from examples.retail.workload import Shop, order_record, order_row, user_record, user_row, variant_records
 
 SCHEMA = Path(__file__).resolve().parent / "schema.sql"
@@ -45,7 +44,7 @@ class ShopDatabase:
     async def create(self, shop: Shop, readers: Sequence[str] = (), writers: Sequence[str] = ()) -> None:
         """Make the schema afresh, load the data and grant what the tools' roles need, in one transaction."""
         async with self._connection.transaction():
-            await self._connection.execute("DROP SCHEMA IF EXISTS retail CASCADE; DROP SCHEMA IF EXISTS pristine CASCADE")
+            await self._connection.execute("DROP SCHEMA IF EXISTS retail, pristine CASCADE")
             await self._connection.execute(SCHEMA.read_text(encoding="utf-8"))
             products = list(shop.products.values())
             await self._copy("products", ("product_id", "name"), products)

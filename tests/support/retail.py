@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from examples.retail.catalogue import descriptors
+from examples.retail.database import ShopDatabase
+from examples.retail.workload import Shop
 
 from counterseal.documents.plan import Condition
 from counterseal.documents.schema import validate
 from counterseal.documents.tool import ToolDescriptor
 from counterseal_executor.connectors.base import Applied, Call, Credential, Target
 from counterseal_executor.connectors.postgres import PostgresConnector
-from examples.retail.catalogue import descriptors
-from examples.retail.database import ShopDatabase
-from examples.retail.workload import Shop
 from support.connectors import RecordingFence
-from support.postgres import ROOT, FreshDatabase
+from support.postgres import FreshDatabase
 
 ADDRESS = {
     "address1": "1 Main St",
@@ -31,6 +31,7 @@ ADDRESS = {
     "zip": "75460",
 }
 CONNECTOR = PostgresConnector()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def retail_data() -> Path:
@@ -42,7 +43,13 @@ def retail_data() -> Path:
 
 
 def item(item_id: str, product: str, price: str) -> dict[str, Any]:
-    return {"name": product, "product_id": product, "item_id": item_id, "price": Decimal(price), "options": {"no": item_id}}
+    return {
+        "name": product,
+        "product_id": product,
+        "item_id": item_id,
+        "price": Decimal(price),
+        "options": {"no": item_id},
+    }
 
 
 def variant(item_id: str, price: str, *, available: bool = True) -> dict[str, Any]:
@@ -69,7 +76,11 @@ def user(name: str, gift_cents: int, orders: list[str]) -> dict[str, Any]:
         "address": ADDRESS,
         "email": f"{name.lower()}@example.com",
         "payment_methods": {
-            f"gift_card_{name}": {"source": "gift_card", "id": f"gift_card_{name}", "balance": Decimal(gift_cents) / 100},
+            f"gift_card_{name}": {
+                "source": "gift_card",
+                "id": f"gift_card_{name}",
+                "balance": Decimal(gift_cents) / 100,
+            },
             f"paypal_{name}": {"source": "paypal", "id": f"paypal_{name}"},
             f"credit_card_{name}": {
                 "source": "credit_card",

@@ -107,7 +107,7 @@ async def _directly(client: "Client", scope: str, reason: str, seconds: float) -
     connection = client.connection
     operator = operator_pb2_grpc.OperatorServiceStub(connection.channel("executor"))
     grants = grant_admin_pb2_grpc.GrantAdminServiceStub(connection.channel("credentials"))
-    answers: list[Any] = await asyncio.gather(
+    answers: tuple[Any, ...] = await asyncio.gather(
         connection.call(
             "executor",
             operator.HaltScope,

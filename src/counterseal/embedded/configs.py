@@ -75,22 +75,18 @@ def profile_table(role: str, wanted: Wanted, running: Running) -> Tables:
     kind, _, name = role.partition("-")
     agent = wanted.agents.get(name)
     return {
-        "profile": {
-            "kind": kind,
-            "name": name or kind,
-            "version": agent.versions[0] if agent else "",
-            "environment": running.environment,
-            "trust_domain": running.trust_domain,
-            "tenant": agent.tenants[0] if agent else wanted.tenants[0],
-            "cert_file": "cert.pem",
-            "key_file": "key.pem",
-            "ca_file": "ca.pem",
-        },
-        "addresses": dict(running.addresses),
-        "issuer": {
-            "url": running.issuer_url,
+        "environment": running.environment,
+        "trust_domain": running.trust_domain,
+        "spiffe_id": running.vault_settings.workloads()[role][0],
+        "tenant": agent.tenants[0] if agent else wanted.tenants[0],
+        "client_id": name or f"counterseal-{kind}",
+        "cert_file": "cert.pem",
+        "key_file": "key.pem",
+        "ca_file": "ca.pem",
+        "services": dict(running.addresses),
+        "login": {
+            "issuer": running.issuer_url,
             "ca_file": running.issuer_ca_file,
-            "client_id": name or f"counterseal-{kind}",
             "password_file": running.issuer_password_file,
         },
     }

@@ -66,6 +66,17 @@ class Stack:
             await self.stop()
             raise
 
+    async def renew_profiles(self, running: Running) -> None:
+        """Issue the clients' certificates anew; their files are replaced in place."""
+        bao = running.openbao
+        vault = await Vault.login_approle(
+            bao.address, bao.operator_role_id, bao.operator_secret_id, ca_file=bao.ca_file
+        )
+        try:
+            await self._profiles(vault, running)
+        finally:
+            vault.close()
+
     async def stop(self) -> None:
         """End the issuer, OpenBao (which seals itself) and both clusters, in this order."""
         issuer, self._issuer = self._issuer, None

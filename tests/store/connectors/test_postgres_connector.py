@@ -216,7 +216,18 @@ async def test_a_definite_refusal_leaves_everything_as_it_was(
 
 
 @pytest.mark.parametrize(
-    "sql", ["COMMIT", "CALL p()", "DO 'x'", "BEGIN", "SET ROLE postgres", " ; SELECT 1", "EXPLAIN SELECT 1", "-- SELECT", "-- x\rCOMMIT\nSELECT 1"]
+    "sql",
+    [
+        "COMMIT",
+        "CALL p()",
+        "DO 'x'",
+        "BEGIN",
+        "SET ROLE postgres",
+        " ; SELECT 1",
+        "EXPLAIN SELECT 1",
+        "-- SELECT",
+        "-- x\rCOMMIT\nSELECT 1",
+    ],
 )
 def test_a_statement_that_could_end_the_transaction_is_refused_at_registration(sql: str) -> None:
     with pytest.raises(Exception, match="must be one SELECT"):

@@ -7,11 +7,11 @@ from typing import Any
 import asyncpg
 import pytest
 from hypothesis import strategies as st
+
+from counterseal_executor.connectors.base import Applied, Refused
 from support.connectors import RecordingFence
 from support.postgres import FreshDatabase
 from support.retail import ADDRESS, CONNECTOR, Bench, open_bench, small_shop
-
-from counterseal_executor.connectors.base import Applied, Refused
 
 NEW_ADDRESS = {**ADDRESS, "address1": "2 Elm St"}
 WRITES = [
@@ -43,14 +43,19 @@ async def order(bench: Bench, order_id: str) -> Any:
 
 
 async def balance(bench: Bench, name: str = "Ana") -> Any:
-    return (await bench.database.changed_rows())["users"][name.lower()]["payment_methods"][f"gift_card_{name}"]["balance"]
+    return (await bench.database.changed_rows())["users"][name.lower()]["payment_methods"][f"gift_card_{name}"][
+        "balance"
+    ]
 
 
 async def test_a_cancelled_order_is_refunded_and_a_gift_card_at_once(bench: Bench) -> None:
     await bench.run("cancel_pending_order", {"order_id": "#P1", "reason": "ordered by mistake"})
     row = await order(bench, "#P1")
     assert (row["status"], row["cancel_reason"]) == ("cancelled", "ordered by mistake")
-    assert [(e["transaction_type"], e["amount"]) for e in row["payment_history"]] == [("payment", 32.5), ("refund", 32.5)]
+    assert [(e["transaction_type"], e["amount"]) for e in row["payment_history"]] == [
+        ("payment", 32.5),
+        ("refund", 32.5),
+    ]
     assert await balance(bench) == 82.5
 
 
@@ -100,7 +105,9 @@ async def test_items_are_replaced_one_by_one_in_the_order_of_the_list(bench: Ben
 
 
 @pytest.mark.parametrize(("new", "kind", "amount", "left"), [("B", "payment", 5, 45), ("A", "refund", 0, 50)])
-async def test_a_gift_card_pays_the_difference_at_once(bench: Bench, new: str, kind: str, amount: float, left: float) -> None:
+async def test_a_gift_card_pays_the_difference_at_once(
+    bench: Bench, new: str, kind: str, amount: float, left: float
+) -> None:
     args = {"order_id": "#P1", "item_ids": ["A", "A"], "new_item_ids": [new, new], "payment_method_id": "gift_card_Ana"}
     await bench.run("modify_pending_order_items", args)
     last = (await order(bench, "#P1"))["payment_history"][-1]
@@ -139,7 +146,9 @@ async def test_the_facts_count_what_policy_refuses(bench: Bench) -> None:
     assert (seen["payment_exists"], seen["payment_source"]) == (False, "")
     seen = await facts(modify, item_ids=["A"], new_item_ids=["B"], order_id="#none")
     assert (seen["order_exists"], seen["owner"], seen["order_status"]) == (False, "", "")
-    seen = await facts("return_delivered_order_items", order_id="#D1", item_ids=["A"], payment_method_id="credit_card_Ana")
+    seen = await facts(
+        "return_delivered_order_items", order_id="#D1", item_ids=["A"], payment_method_id="credit_card_Ana"
+    )
     assert seen["payment_is_original"]
     seen = await facts("modify_pending_order_payment", order_id="#B1")
     assert seen["owner"] == "user:bob"
@@ -147,7 +156,9 @@ async def test_the_facts_count_what_policy_refuses(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("name", "args"), WRITES, ids=[name for name, _ in WRITES])
-async def test_an_undo_puts_back_every_row_that_the_write_changed(bench: Bench, name: str, args: Mapping[str, Any]) -> None:
+async def test_an_undo_puts_back_every_row_that_the_write_changed(
+    bench: Bench, name: str, args: Mapping[str, Any]
+) -> None:
     forward = await bench.run(name, args)
     assert await bench.database.changed_rows() != {"orders": {}, "users": {}}
     undone = await bench.undo(forward)
@@ -193,11 +204,11 @@ async def test_reads_answer_in_cents_and_as_their_schemas_say(bench: Bench) -> N
     assert (await bench.run("transfer_to_human_agents", {"summary": "s"})).output == {"rows": [{"transferred": True}]}
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["1/0", "1/(2-2)", "2**3", "7//2", "1 2", "((1", "(2)(3)", "2(3)", "1.5.2", "()", " ", "1;SELECT 1", "pg_sleep(9)"]
-    + ["1e9", "~1", "#", "9" * 16, "1+" * 150 + "1", "-", "3-"],
-)
+NO_ARITHMETIC = ["1/0", "1/(2-2)", "2**3", "7//2", "1 2", "((1", "(2)(3)", "2(3)", "1.5.2", "()", " ", "1;SELECT 1"]
+NO_ARITHMETIC += ["pg_sleep(9)", "1e9", "~1", "#", "9" * 16, "1+" * 150 + "1", "-", "3-"]
+
+
+@pytest.mark.parametrize("text", NO_ARITHMETIC)
 async def test_what_is_no_arithmetic_is_not_calculated(bench: Bench, text: str) -> None:
     assert await bench.observe("calculate", {"expression": text}) == {"expression_valid": False, "result": ""}
 
@@ -206,9 +217,11 @@ def _expressions() -> st.SearchStrategy[str]:
     numbers = st.integers(0, 999).map(str) | st.integers(0, 9999).map(lambda n: f"{n / 100:.2f}")
     return st.recursive(
         numbers,
-        lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
-        | st.tuples(inner, st.sampled_from("+-*"), inner).map("".join)
-        | inner.map(lambda e: f"-{e}"),
+        lambda inner: (
+            st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})")
+            | st.tuples(inner, st.sampled_from("+-*"), inner).map("".join)
+            | inner.map(lambda e: f"-{e}")
+        ),
         max_leaves=8,
     ).filter(lambda e: len(e) <= 200)
 
@@ -223,7 +236,7 @@ async def test_arithmetic_is_what_python_computes_exactly(bench: Bench) -> None:
 
     def exact(node: ast.expr) -> Fraction:
         if isinstance(node, ast.BinOp):
-            return operators[type(node.op)](exact(node.left), exact(node.right))  # type: ignore[no-any-return, index]
+            return operators[type(node.op)](exact(node.left), exact(node.right))  # type: ignore[no-any-return]
         if isinstance(node, ast.UnaryOp):
             return -exact(node.operand)
         assert isinstance(node, ast.Constant)
@@ -250,12 +263,11 @@ async def test_arithmetic_is_what_python_computes_exactly(bench: Bench) -> None:
 
 
 async def test_the_tools_role_can_touch_nothing_but_what_they_write(bench: Bench) -> None:
-    settings = bench.target.settings
-    connection = await asyncpg.connect(
-        host=settings["host"], port=settings["port"], database=settings["database"], user=bench.credential.username, password="tool"
-    )
+    login = bench.credential
+    connection = await asyncpg.connect(user=login.username, password=login.password, **bench.target.settings)
     try:
-        for sql in ("DELETE FROM retail.orders", "UPDATE retail.variants SET price_cents = 0", "SELECT FROM pristine.users"):
+        beyond = ("DELETE FROM retail.orders", "UPDATE retail.variants SET price_cents = 0", "TABLE pristine.users")
+        for sql in beyond:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await connection.execute(sql)
     finally:

@@ -1,0 +1,1 @@
+"""The trust domain's token service: on whose behalf a call is made."""
