@@ -10,8 +10,9 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 from opentelemetry import metrics
@@ -32,17 +33,30 @@ _SECRETS = re.compile(
 REDACTED = "[redacted]"
 
 
+class TelemetryError(Exception):
+    """Telemetry cannot be set up as configured; names the key and what is wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class TelemetryConfig:
-    """Section `[telemetry]`. log_level: a name of the logging module. exception_text: see the module's docstring."""
+    """Section `[telemetry]`. log_level: a name of the logging module. exception_text: see the module's docstring.
+
+    otlp_endpoint: `https://host:port` of an OpenTelemetry collector that gets the metrics; needs the extra `otel`.
+    otlp_ca_file: roots that vouch for it. otlp_interval_seconds: how often metrics are sent.
+    """
 
     log_level: str = "INFO"
     exception_text: bool = False
+    otlp_endpoint: str = ""
+    otlp_ca_file: Path | None = None
+    otlp_interval_seconds: float = 15.0
 
     def __post_init__(self) -> None:
-        """Refuse a level that logging does not know."""
+        """Refuse a level that logging does not know, and a collector that anybody on the way could be."""
         if self.log_level not in logging.getLevelNamesMapping():
             raise ValueError(f"log_level: {self.log_level!r} is not a level")
+        if self.otlp_endpoint and (not self.otlp_endpoint.startswith("https://") or self.otlp_ca_file is None):
+            raise ValueError("otlp_endpoint: must be https, with otlp_ca_file")
 
 
 def redact(text: str) -> str:
@@ -102,6 +116,35 @@ def configure(config: TelemetryConfig, fixed: Mapping[str, str], stream: TextIO 
     # URLs and headers of Vault calls would be in these at DEBUG; SQL parameters in the others.
     for name in ("urllib3", "requests", "hvac", "asyncpg", "sqlalchemy", "alembic", "grpc", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[config.log_level]))
+
+
+def export_metrics(config: TelemetryConfig, fixed: Mapping[str, str]) -> Callable[[], None]:
+    """Send this process's metrics to the collector from now on; return what sends the last ones and ends it.
+
+    Call it before instruments are made. Does nothing without `otlp_endpoint`. A collector that is away costs the
+    metrics of that time and nothing else: a thread of its own sends them.
+    Raises TelemetryError without the extra `otel` or without the roots.
+    """
+    if not config.otlp_endpoint or config.otlp_ca_file is None:
+        return lambda: None
+    try:
+        import grpc
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import Resource
+    except ImportError:
+        raise TelemetryError("telemetry.otlp_endpoint: needs the extra `otel`") from None
+    try:
+        roots = config.otlp_ca_file.read_bytes()
+    except OSError as error:
+        raise TelemetryError(f"telemetry.otlp_ca_file: {error.strerror}") from None
+    exporter = OTLPMetricExporter(config.otlp_endpoint, credentials=grpc.ssl_channel_credentials(roots), timeout=5)
+    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=config.otlp_interval_seconds * 1000)
+    names = {"service.name": f"counterseal-{fixed['service']}", "deployment.environment.name": fixed["environment"]}
+    provider = MeterProvider([reader], resource=Resource(names))
+    metrics.set_meter_provider(provider)
+    return lambda: provider.shutdown(timeout_millis=5_000)
 
 
 class RpcMetrics:

@@ -209,12 +209,20 @@ def run_service(
         return 2
     if args.check_config:
         return 0
-    telemetry.configure(bound.telemetry, {"service": service, "environment": bound.common.environment})
+    fixed = {"service": service, "environment": bound.common.environment}
+    telemetry.configure(bound.telemetry, fixed)
     try:
         if args.command == "migrate":
             asyncio.run(_migrate(service, bound))
             return 0
-        return asyncio.run(_serve(service, bound, build))
+        flush_metrics = telemetry.export_metrics(bound.telemetry, fixed)
+        try:
+            return asyncio.run(_serve(service, bound, build))
+        finally:
+            flush_metrics()
+    except telemetry.TelemetryError as error:
+        log.critical("the configuration cannot be used", extra={"problems": str(error)})
+        return 2
     except ConfigError as error:
         log.critical("the configuration cannot be used", extra={"problems": error.problems})
         return 2
