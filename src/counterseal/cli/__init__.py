@@ -16,6 +16,8 @@ from counterseal.errors import ServiceError
 __all__ = ["main"]
 
 COMMANDS = {
+    "demo": "seven scenes on the real suite: allowed, denied, approved, crashed, ...",
+    "dev": "run the whole suite on this machine until Ctrl-C",
     "plan": "propose, inspect and commit plans; canonical bytes and digests",
     "approvals": "list, show, approve and reject approval tasks",
     "kill": "stop a scope: no new intents, credentials dead, in-flight drained",

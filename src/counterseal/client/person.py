@@ -179,12 +179,12 @@ class Person:
         """Return the tenant's latest signed checkpoint."""
         return await self._audit("GetCheckpoint", reader_pb2.GetCheckpointRequest())  # type: ignore[no-any-return]
 
-    async def export(self) -> AsyncIterator[reader_pb2.ExportLogResponse]:
-        """Yield the files of the tenant's log, for a standard verifier."""
+    async def export(self, min_size: int = 0) -> AsyncIterator[reader_pb2.ExportLogResponse]:
+        """Yield the files of the tenant's log, for a standard verifier, once a checkpoint covers `min_size` entries."""
         stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
         token = await self._tokens.get()
-        request = reader_pb2.ExportLogRequest()
-        async for part in self._connection.stream("audit", stub.ExportLog, request, token=token):
+        request = reader_pb2.ExportLogRequest(min_size=min_size)
+        async for part in self._connection.stream("audit", stub.ExportLog, request, token=token, seconds=60.0):
             yield part
 
     async def _policy(self, stub: Any, method: str, request: Any, **options: Any) -> Any:

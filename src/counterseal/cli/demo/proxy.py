@@ -1,0 +1,106 @@
+"""A network between the executor and the shop's database that can hold an answer back.
+
+It stands where a real network stands, and speaks only enough of PostgreSQL's protocol to see messages pass. Nothing in
+the services knows of it.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from counterseal.embedded.ports import LOOPBACK
+
+
+@dataclass(slots=True)
+class Held:
+    """One answer that is held back. `answered`: the server's answer is here, so what was asked has happened there."""
+
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
+class _Line:
+    hold: Held | None = None
+
+
+class HoldingProxy:
+    """Passes connections on to one server; `hold` catches the answer to the next message that holds a text."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.upstream: tuple[str, int] = (LOOPBACK, 0)
+        self._armed: tuple[bytes, Held] | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen."""
+        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hold(self, text: bytes) -> Held:
+        """Hold the answer to the next client message that contains `text`, until it is released or the line ends."""
+        held = Held()
+        self._armed = (text, held)
+        return held
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (a handler runs in a task)
+        self._tasks.add(task)
+        up_reader, up_writer = await asyncio.open_connection(*self.upstream)
+        line = _Line()
+        asked = asyncio.create_task(self._ask(reader, up_writer, line))
+        answered = asyncio.create_task(_answer(up_reader, writer, line))
+        try:
+            # When only the client is gone the server's side stays open, as with a broken network: a transaction
+            # there goes on until somebody ends it.
+            await asyncio.wait((asked, answered), return_when=asyncio.FIRST_COMPLETED)
+            if line.hold is not None and not answered.done():
+                await answered
+        finally:
+            for pump in (asked, answered):
+                pump.cancel()
+            await asyncio.gather(asked, answered, return_exceptions=True)
+            for stream in (writer, up_writer):
+                stream.transport.abort()
+            self._tasks.discard(task)
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line) -> None:
+        """Pass the client's messages on, one by one; the first has no type byte."""
+        head = b""
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            while True:
+                size = await reader.readexactly(4)
+                message = head + size + await reader.readexactly(int.from_bytes(size) - 4)
+                if self._armed is not None and self._armed[0] in message:
+                    line.hold, self._armed = self._armed[1], None
+                writer.write(message)
+                await writer.drain()
+                head = await reader.readexactly(1)
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            if line.hold is not None:
+                line.hold.answered.set()
+                # The server's end of the line must be seen even while its answer is held.
+                ended = asyncio.create_task(reader.read(65_536))
+                released = asyncio.create_task(line.hold.released.wait())
+                await asyncio.wait((ended, released), return_when=asyncio.FIRST_COMPLETED)
+                for task in (ended, released):
+                    task.cancel()
+                if not line.hold.released.is_set():
+                    return
+                line.hold = None
+            writer.write(data)
+            await writer.drain()
