@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo test check lint protos protos-baseline stubs bench guarantees clean
+.PHONY: help demo test check tau lint protos protos-baseline stubs bench guarantees clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,10 @@ $(STAMP): pyproject.toml
 
 test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real servers
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
+	$(BIN)/python -m examples.retail.run $(if $(DATA),--data '$(DATA)',--skip-if-absent) \
+	  $(if $(TASKS),--tasks '$(TASKS)') $(if $(OUT),--out '$(OUT)')
 
 lint: $(STAMP) ## ruff, mypy, import contracts, buf
 	$(BIN)/ruff check .

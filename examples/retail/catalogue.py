@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from counterseal.canonical import JsonObject, parse_strict
+from counterseal.client import Draft, Step, Undo
 from counterseal.documents.tool import ToolDescriptor, build_tool
 
 HERE = Path(__file__).resolve().parent
 TARGET = "shop"
 TENANT = "retail"
 UNDO = "retail.restore@1.0.0"
+BEFORE_IMAGE = {"order": {"$before": "/0/order"}, "customer": {"$before": "/0/customer"}}
+TIMEOUT_SECONDS = 30
+CONFIDENCE_PPM = 990_000
+"""The workload's calls are given, not guessed by a model."""
 
 
 def documents() -> list[JsonObject]:
@@ -30,23 +35,11 @@ def policy_files() -> list[tuple[str, bytes]]:
     return [(path.name, path.read_bytes()) for path in sorted((HERE / "policy").glob("*.yaml"))]
 
 
-def plan_document(tool: ToolDescriptor, args: JsonObject, *, plan_timeout_seconds: int = 30) -> JsonObject:
-    """Return the client's plan of one call; a write names its undo.
-
-    confidence_ppm: the workload's calls are given, not guessed by a model.
-    """
-    step: JsonObject = {
-        "id": "s1",
-        "tool": tool.reference,
-        "target": TARGET,
-        "args": args,
-        "needs": [],
-        "timeout_seconds": plan_timeout_seconds,
-    }
-    if not tool.reads_only:
-        image = {"order": {"$before": "/0/order"}, "customer": {"$before": "/0/customer"}}
-        step["undo"] = {"tool": UNDO, "args": image, "if_exists": False}
-    return {"v": 1, "objective": tool.title, "confidence_ppm": 990_000, "steps": [step]}
+def draft(tool: ToolDescriptor, args: JsonObject) -> Draft:
+    """Return the plan of one call; a write names its undo."""
+    undo = None if tool.reads_only else Undo(UNDO, BEFORE_IMAGE)
+    step = Step("s1", tool.reference, TARGET, args, undo=undo, timeout_seconds=TIMEOUT_SECONDS)
+    return Draft(tool.title, [step], confidence_ppm=CONFIDENCE_PPM)
 
 
 def _inlined(value: Any) -> Any:

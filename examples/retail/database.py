@@ -9,6 +9,9 @@ import asyncpg
 from examples.retail.workload import Shop, order_record, order_row, user_record, user_row, variant_records
 
 SCHEMA = Path(__file__).resolve().parent / "schema.sql"
+_READ = ("USAGE ON SCHEMA retail", "SELECT ON ALL TABLES IN SCHEMA retail")
+PRIVILEGES = {"ro": _READ, "rw": (*_READ, "UPDATE ON TABLE retail.users, retail.orders")}
+"""What the tools' two credential roles may do: look, and update users and orders."""
 USER_COLUMNS = ("user_id", "first_name", "last_name", "email", "address", "payment_methods", "orders")
 ORDER_COLUMNS = ("order_id", "user_id", "address", "items", "fulfillments", "status", "payment_history")
 VARIANT_COLUMNS = ("item_id", "product_id", "options", "available", "price_cents")
@@ -41,11 +44,20 @@ class ShopDatabase:
         """Close the connection."""
         await self._connection.close()
 
-    async def create(self, shop: Shop, readers: Sequence[str] = (), writers: Sequence[str] = ()) -> None:
-        """Make the schema afresh, load the data and grant what the tools' roles need, in one transaction."""
+    async def create(self, writers: Sequence[str]) -> None:
+        """Make the schema and grant it to login roles; a deployment's provisioning does this in the embedded stack."""
+        await self._connection.execute(SCHEMA.read_text(encoding="utf-8"))
+        for role in writers:
+            for privilege in PRIVILEGES["rw"]:
+                await self._connection.execute(f'GRANT {privilege} TO "{role}"')
+
+    async def load(self, shop: Shop) -> None:
+        """Replace whatever is there by the shop's data, in one transaction."""
         async with self._connection.transaction():
-            await self._connection.execute("DROP SCHEMA IF EXISTS retail, pristine CASCADE")
-            await self._connection.execute(SCHEMA.read_text(encoding="utf-8"))
+            await self._connection.execute(
+                "TRUNCATE retail.products, retail.variants, retail.users, retail.orders, "
+                "pristine.users, pristine.orders"
+            )
             products = list(shop.products.values())
             await self._copy("products", ("product_id", "name"), products)
             await self._copy("variants", VARIANT_COLUMNS, variant_records(products))
@@ -53,11 +65,6 @@ class ShopDatabase:
             await self._copy("orders", ORDER_COLUMNS, [order_record(order) for order in shop.orders.values()])
             for table in WRITTEN:
                 await self._connection.execute(f"INSERT INTO pristine.{table} SELECT * FROM retail.{table}")
-            for role in (*readers, *writers):
-                await self._connection.execute(f'GRANT USAGE ON SCHEMA retail TO "{role}"')
-                await self._connection.execute(f'GRANT SELECT ON ALL TABLES IN SCHEMA retail TO "{role}"')
-            for role in writers:
-                await self._connection.execute(f'GRANT UPDATE ON retail.users, retail.orders TO "{role}"')
         await self._connection.execute("ANALYZE")
 
     async def changed_rows(self) -> dict[str, dict[str, Any]]:

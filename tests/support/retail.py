@@ -154,7 +154,8 @@ async def open_bench(fresh_database: FreshDatabase, shop: Shop) -> Bench:
     await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'tool'")
     await admin.close()
     database = await ShopDatabase.connect(fresh.admin_dsn)
-    await database.create(shop, writers=[role])
+    await database.create([role])
+    await database.load(shop)
     place = urlsplit(fresh.admin_dsn)
     settings = {"host": place.hostname, "port": place.port, "database": fresh.name}
     tools = {tool.name.removeprefix("retail."): tool for tool in descriptors()}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from examples.retail.catalogue import UNDO, plan_document, policy_files
+from examples.retail.catalogue import CONFIDENCE_PPM, draft, policy_files
 
 from counterseal.documents.tool import ToolDescriptor
 from counterseal_policy.decisions.assembler import Request, StepInput
@@ -29,11 +29,11 @@ def ask(
 ) -> Evaluation:
     """Judge the plan that the runner would make of one call."""
     tool = tools[name]
-    step = plan_document(tool, args)["steps"][0]
+    undo = draft(tool, args).steps[0].undo
     steps = [_step(tool, args, observed, undo=False)]
-    if "undo" in step:
-        assert step["undo"]["tool"] == UNDO
-        steps.append(_step(tools["restore"], step["undo"]["args"], None, undo=True))
+    if undo is not None:
+        assert undo.tool == tools["restore"].reference
+        steps.append(_step(tools["restore"], undo.args, None, undo=True))
     request = Request(
         subject=f"user:{user_id}",
         subject_roles=("customer",),
@@ -43,12 +43,14 @@ def ask(
         tenant="retail",
         environment="staging",
         constraints={},
-        confidence_ppm=990_000,
+        confidence_ppm=CONFIDENCE_PPM,
     )
     return evaluate(Question(policy, request, tuple(steps), "sha256:" + "0" * 64, 1_795_000_000_000, stage=3))
 
 
-def _step(tool: ToolDescriptor, args: dict[str, Any], observed: Mapping[str, Any] | None, *, undo: bool) -> StepInput:
+def _step(
+    tool: ToolDescriptor, args: Mapping[str, Any], observed: Mapping[str, Any] | None, *, undo: bool
+) -> StepInput:
     return StepInput(
         "s1", tool.reference, tool.digest, "shop", args, observed, tool.effect, tool.reversibility, not undo, undo
     )

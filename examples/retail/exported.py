@@ -1,0 +1,58 @@
+"""The run's ledger: exported, verified as any auditor would, and searched for every write of the run."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from examples.retail.governed import CallResult
+from examples.retail.report import Ledger
+
+from counterseal.cli.audit_verify import Directory, read_vkey
+from counterseal.client.person import Person
+from counterseal.ledger import entry, tiles
+from counterseal.ledger.verify import verify_log
+
+
+async def export(auditor: Person, directory: Path, min_size: int) -> None:
+    """Write the tenant's log, signed over at least `min_size` entries, in the C2SP layout plus `vkey`."""
+    _empty(directory)
+    async for part in auditor.export(min_size):
+        _append(directory, part.path, part.content)
+
+
+def inspect(directory: Path, calls: Iterable[CallResult]) -> Ledger:
+    """Verify the export and find each done write's intent and outcome at the indexes that the services named."""
+    report = verify_log(Directory(directory), read_vkey(str(directory / "vkey")))
+    entries: list[bytes] = []
+    for tile in tiles.bundles_of(report.size):
+        data = Directory(directory).read(tile.path)
+        entries += tiles.parse_bundle(tile, data) if data is not None else []
+    found = sum(call.done and call.action.write and _holds(entries, call) for call in calls)
+    return Ledger(str(directory), report.verdict or "verified", report.size, found)
+
+
+def _holds(entries: list[bytes], call: CallResult) -> bool:
+    return _is(entries, call.intent_index, "step.intent", call.plan_digest) and _is(
+        entries, call.outcome_index, "step.outcome", call.plan_digest
+    )
+
+
+def _is(entries: list[bytes], index: int | None, kind: str, plan_digest: str) -> bool:
+    if index is None or not 0 <= index < len(entries):
+        return False
+    found = entry.parse(entries[index])
+    return found.type == kind and found.document.get("plan_digest") == plan_digest
+
+
+def _empty(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _append(directory: Path, path: str, content: bytes) -> None:
+    target = (directory / path).resolve()
+    if not target.is_relative_to(directory.resolve()):
+        raise ValueError(f"the service sent a path outside of the export: {path}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("ab") as file:
+        file.write(content)

@@ -1,0 +1,85 @@
+"""One task as the agent does it: each call is a plan that is proposed, committed and seen to its end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from examples.retail.catalogue import draft
+from examples.retail.workload import Action, Task
+
+from counterseal.client import AgentRequest
+from counterseal.documents.tool import ToolDescriptor
+from counterseal.errors import ServiceError
+
+PLAN_SECONDS = 120.0
+REFUSING = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "NOT_FOUND")
+"""Errors that say no to this call; any other is a fault of ours, which refuses nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What became of one call. `refused`: it was said no to, for the reasons. `done`: the plan ended SUCCEEDED."""
+
+    action: Action
+    decision: str
+    reason_codes: tuple[str, ...]
+    plan_digest: str
+    refused: bool
+    done: bool
+    state: str
+    intent_index: int | None = None
+    outcome_index: int | None = None
+
+    @property
+    def as_reference(self) -> bool:
+        """Whether it was refused exactly when it had to be, with a reason, and else done."""
+        if self.action.refused is not None:
+            return self.refused and bool(self.reason_codes)
+        return self.done
+
+
+async def run_task(request: AgentRequest, tools: Mapping[str, ToolDescriptor], task: Task) -> list[CallResult]:
+    """Run a task's calls in order, each after the end of the one before."""
+    return [await run_call(request, tools, action) for action in task.actions]
+
+
+async def run_call(request: AgentRequest, tools: Mapping[str, ToolDescriptor], action: Action) -> CallResult:
+    """Run one call; never raises for what a service answers."""
+    if action.tool not in tools:
+        return _no(action, "DENY", ("UNKNOWN_TOOL",), "", "NOT_PROPOSED")
+    plan_digest = ""
+    try:
+        proposal = await request.propose(draft(tools[action.tool], action.args))
+        plan_digest = proposal.plan_digest
+        if proposal.outcome != "ALLOW":
+            return _no(action, proposal.outcome, proposal.reason_codes, plan_digest, proposal.plan.state)
+        await request.commit(proposal.plan_id, plan_digest)
+        plan = await request.wait(proposal.plan_id, seconds=PLAN_SECONDS)
+    except ServiceError as error:
+        if error.code in REFUSING:
+            return _no(action, "DENY", (error.reason,), plan_digest, error.reason)
+        return CallResult(action, "NONE", (error.reason,), plan_digest, refused=False, done=False, state=error.reason)
+    except TimeoutError:
+        return CallResult(action, "NONE", (), plan_digest, refused=False, done=False, state="TIMEOUT")
+    return _ended(action, plan, tuple(plan.decision.reason_codes) or proposal.reason_codes)
+
+
+def _no(action: Action, decision: str, reasons: tuple[str, ...], plan_digest: str, state: str) -> CallResult:
+    return CallResult(action, decision, reasons, plan_digest, refused=True, done=False, state=state)
+
+
+def _ended(action: Action, plan: Any, reasons: tuple[str, ...]) -> CallResult:
+    step = plan.steps[0]
+    refused = plan.state in ("REJECTED", "FAILED_NO_EFFECT")
+    codes = tuple(code for code in (plan.reason_code, step.reason_code, step.error_code) if code)
+    return CallResult(
+        action,
+        "ALLOW",
+        codes if refused else reasons,
+        plan.plan_digest,
+        refused=refused,
+        done=plan.state == "SUCCEEDED",
+        state=plan.state,
+        intent_index=step.intent_index if step.HasField("intent_index") else None,
+        outcome_index=step.outcome_index if step.HasField("outcome_index") else None,
+    )

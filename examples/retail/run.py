@@ -1,0 +1,207 @@
+"""`make tau`: the retail workload through the four real services, compared with its reference.
+
+    python -m examples.retail.run --data DIR --tasks FILE[,FILE] --out FILE
+
+Starts a stack of its own, loads the shop, runs every task's calls as governed plans, exports and verifies the ledger.
+FILE `--out` is always written. Exit codes: 0 every task equal in both and the ledger verified, 2 usage, else 3.
+"""
+
+import argparse
+import asyncio
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from examples.retail import exported, report, stack
+from examples.retail.catalogue import TARGET, TENANT, descriptors
+from examples.retail.database import ShopDatabase
+from examples.retail.governed import CallResult, run_task
+from examples.retail.report import Ledger, TaskResult
+from examples.retail.waves import attribute, waves
+from examples.retail.workload import Shop, Task, WorkloadError, read_shop, read_tasks, tool_names
+
+from counterseal.client import Client
+from counterseal.documents.tool import ToolDescriptor
+from counterseal.embedded.layout import Running
+from counterseal.errors import ServiceError
+
+DEFAULT_DATA = Path("../shared/data/tau-retail")
+MARKER = ".counterseal-tau"
+
+
+@dataclass
+class Run:
+    """One run: what was asked for, and what is known so far (also when it is interrupted)."""
+
+    shop: Shop
+    tasks: Sequence[Task]
+    directory: Path
+    export: Path
+    width: int
+    keep: bool = False
+    results: list[TaskResult] = field(default_factory=list)
+    ledger: Ledger | None = None
+    error: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    async def go(self) -> None:
+        """Run everything; raises what goes wrong, after stopping the stack."""
+        say(f"starting a stack in {self.directory}")
+        deployment = stack.deployment(self.directory, {task.user_id for task in self.tasks}, say)
+        running = await deployment.start()
+        try:
+            await stack.prepare(running)
+            database = await ShopDatabase.connect(running.targets[TARGET])
+            try:
+                await database.load(self.shop)
+                say(f"the stack is ready after {self.seconds():.0f} s")
+                await self._tasks(running, database)
+            finally:
+                await database.close()
+            await self._export(running)
+        finally:
+            await deployment.stop()
+
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
+
+    def in_order(self) -> list[TaskResult]:
+        """Return the results in the order of the task files."""
+        place = {task.id: index for index, task in enumerate(self.tasks)}
+        return sorted(self.results, key=lambda result: place[result.task.id])
+
+    def passed(self) -> bool:
+        """Whether everything is as the reference has it."""
+        return self.error is None and report.passed(self.results, len(self.tasks), self.ledger)
+
+    async def _tasks(self, running: Running, database: ShopDatabase) -> None:
+        tools = {tool.name.removeprefix("retail."): tool for tool in descriptors()}
+        async with Client.open(running.profile(f"agent-{stack.AGENT}")) as agent:
+            for wave in waves(self.tasks, self.shop, self.width):
+                calls = await asyncio.gather(*(self._task(agent, tools, task) for task in wave))
+                shares = attribute(await database.changed_rows(), wave, self.shop)
+                await database.reset()
+                for task, made in zip(wave, calls, strict=True):
+                    self._done(TaskResult(task, shares[task.id], made))
+
+    async def _task(self, agent: Client, tools: dict[str, ToolDescriptor], task: Task) -> list[CallResult]:
+        # Logging in blocks for some milliseconds, so it has a thread of its own.
+        with ThreadPoolExecutor(1) as pool:
+            login = asyncio.get_running_loop().run_in_executor(pool, stack.login, agent.profile, task.user_id)
+            token = await login
+        return await run_task(agent.request(token, tenant=TENANT), tools, task)
+
+    def _done(self, result: TaskResult) -> None:
+        self.results.append(result)
+        verdict = "ok" if result.equal else "DIFFERS"
+        say(f"[{len(self.results)}/{len(self.tasks)}] {result.task.id} {len(result.calls)} calls {verdict}")
+        for call in result.calls:
+            if not call.as_reference:
+                say(f"    {call.action.tool}: {call.decision} {call.state} {', '.join(call.reason_codes)}")
+        if not result.state_equal:
+            say("    the changed rows are not the expected ones")
+
+    async def _export(self, running: Running) -> None:
+        indexes = [index for r in self.results for c in r.calls for index in (c.intent_index, c.outcome_index)]
+        client, auditor = stack.person(running, "ida")
+        async with client:
+            await exported.export(auditor, self.export, 1 + max((i for i in indexes if i is not None), default=0))
+        self.ledger = exported.inspect(self.export, [call for result in self.results for call in result.calls])
+        say(f"ledger: {self.ledger.size} entries, {self.ledger.verdict}, in {self.export}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the workload and return the exit code."""
+    args = _arguments(argv)
+    if args.skip_if_absent and not args.data.exists():
+        say(f"skipped: {args.data} does not exist (make tau DATA=dir TASKS=file[,file] OUT=file)")
+        return 0
+    out: Path = args.out.resolve()
+    try:
+        run = _prepared(args, out)
+    except WorkloadError as error:
+        say(str(error))
+        report.write(out, report.document([], 0, None, 0.0, str(error)))
+        return 3
+    try:
+        asyncio.run(_until_signal(run))
+    except KeyboardInterrupt:
+        run.error = "interrupted"
+    except ServiceError as error:
+        run.error = f"{error.reason}: {error.message}"
+    except Exception as error:  # noqa: BLE001 (the report is written whatever happened)
+        run.error = f"{type(error).__name__}: {error}"
+    finally:
+        report.write(out, report.document(run.in_order(), len(run.tasks), run.ledger, run.seconds(), run.error))
+    if run.error is not None:
+        say(f"failed: {run.error}; the services' logs are in {run.directory / 'logs'}")
+    equal = sum(result.equal for result in run.results)
+    say(f"{equal} of {len(run.tasks)} tasks equal in {run.seconds():.0f} s; report: {out}")
+    return 0 if run.passed() else 3
+
+
+def say(line: str) -> None:
+    """Tell a person how far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _prepared(args: argparse.Namespace, out: Path) -> Run:
+    shop = read_shop(args.data)
+    missing = {f"retail.{name}" for name in tool_names(args.data)} - {tool.name for tool in descriptors()}
+    if missing:
+        raise WorkloadError(f"{args.data / 'tools.json'} names tools that are not here: {', '.join(sorted(missing))}")
+    names = args.tasks.split(",") if args.tasks else sorted(path.name for path in args.data.glob("tasks-*.json"))
+    tasks = [task for name in names if name for task in read_tasks(_task_file(args.data, name))]
+    if not tasks:
+        raise WorkloadError("there are no tasks")
+    ids = [task.id for task in tasks]
+    if len(set(ids)) != len(ids):
+        raise WorkloadError("two tasks have one id")
+    directory = args.stack.resolve()
+    _fresh(directory)
+    return Run(shop, tasks, directory, out.with_suffix(".ledger"), args.width)
+
+
+def _task_file(data: Path, name: str) -> Path:
+    return Path(name) if Path(name).exists() else data / name
+
+
+def _fresh(directory: Path) -> None:
+    """Every run has a stack of its own: remove the one that an earlier run left, and nothing else."""
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / MARKER).exists():
+            raise WorkloadError(f"{directory} holds something else; name another folder by --stack")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MARKER).touch()
+
+
+async def _until_signal(run: Run) -> None:
+    """Run, and end tidily on SIGTERM as on Ctrl-C."""
+    task = asyncio.create_task(run.go())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make tau", description="Run the retail workload through the services.")
+    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of users, orders, products, tools")
+    parser.add_argument("--tasks", default="", help="task files, comma separated; default: all of the data folder")
+    parser.add_argument("--out", type=Path, default=Path("build/tau.json"), help="the report")
+    parser.add_argument("--stack", type=Path, default=Path("build/tau"), help="folder of the stack, made afresh")
+    parser.add_argument("--width", type=int, default=4, help="tasks at a time, each on customers of its own")
+    parser.add_argument("--skip-if-absent", action="store_true", help="exit 0 where the data is not there")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

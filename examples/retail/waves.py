@@ -1,0 +1,52 @@
+"""Which tasks can run side by side on one database: those whose customers are different people.
+
+A task's footprint is every customer that it names: its own, and the owners of the orders it touches. Tasks of one
+wave have disjoint footprints, so each changed row belongs to one of them; the data is put back between waves.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from examples.retail.workload import Shop, Task
+
+
+def footprint(task: Task, shop: Shop) -> frozenset[str]:
+    """Return every customer whose rows the task's calls name."""
+    people = {task.user_id}
+    for action in task.actions:
+        order = shop.orders.get(str(action.args.get("order_id")))
+        if order is not None:
+            people.add(order["user_id"])
+        if "user_id" in action.args:
+            people.add(str(action.args["user_id"]))
+    return frozenset(people)
+
+
+def waves(tasks: Iterable[Task], shop: Shop, width: int) -> list[list[Task]]:
+    """Return the tasks in waves of at most `width`, in their order as far as footprints allow."""
+    found: list[tuple[list[Task], set[str]]] = []
+    for task in tasks:
+        people = footprint(task, shop)
+        for wave, taken in found:
+            if len(wave) < width and taken.isdisjoint(people):
+                wave.append(task)
+                taken.update(people)
+                break
+        else:
+            found.append(([task], set(people)))
+    return [wave for wave, _ in found]
+
+
+def attribute(
+    changed: Mapping[str, Mapping[str, Any]], wave: Sequence[Task], shop: Shop
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return each task's share of the changed rows. A row of nobody's footprint is charged to every task."""
+    shares: dict[str, dict[str, dict[str, Any]]] = {task.id: {"orders": {}, "users": {}} for task in wave}
+    people = {task.id: footprint(task, shop) for task in wave}
+    for table, rows in changed.items():
+        for key, row in rows.items():
+            owner = key if table == "users" else row["user_id"]
+            owners = [task.id for task in wave if owner in people[task.id]] or [task.id for task in wave]
+            for task_id in owners:
+                shares[task_id][table][key] = row
+    return shares
