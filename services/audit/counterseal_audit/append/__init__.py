@@ -1,1 +1,0 @@
-"""Appending: check, batch, write, answer."""

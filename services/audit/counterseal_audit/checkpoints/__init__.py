@@ -1,1 +1,0 @@
-"""Checkpoints: the signed heads of the logs."""

@@ -1,1 +1,0 @@
-"""Which logs exist, and the keys that they need."""

@@ -1,1 +1,0 @@
-"""Reading: entries, tails, proofs, exports."""

@@ -1,0 +1,1 @@
+"""The executor's own barrier, and the stream from policy that it follows."""

@@ -1,0 +1,1 @@
+"""Plans from proposal to commit, and what readers see of them."""

@@ -1,0 +1,1 @@
+"""The registry: immutable tools, by name and version."""

@@ -1,0 +1,1 @@
+"""Plans after their commit: attempts, read-backs, recovery, compensation."""
