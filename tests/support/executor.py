@@ -9,7 +9,7 @@ a broker that counts grants, and the tiny ledger. End-to-end tests use the real 
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -136,6 +136,15 @@ class FakePolicy(policy_grpc.DecisionServiceServicer, containment_pb2_grpc.Conta
         finally:
             self.watchers.discard(queue)
 
+    async def TripContainment(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def LiftContainment(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def ListContainments(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
     def stream(self, scope: str, epoch: int, *, stopped: bool) -> None:
         state = containment_pb2.ContainmentState(scope=scope, epoch=epoch, stopped=stopped, reason_code="TEST")
         for queue in self.watchers:
@@ -217,6 +226,9 @@ class FakeBroker(token_pb2_grpc.TokenServiceServicer, grant_pb2_grpc.GrantServic
         answer = token_pb2.ExchangeTokenResponse(txn_token="continuation")
         answer.expire_time.FromMilliseconds(system_clock() + 300_000)
         return answer
+
+    async def GetKeys(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
 
     async def IssueGrant(self, request: Any, context: Any) -> grant_pb2.IssueGrantResponse:
         await self._note("issue", context)
@@ -424,21 +436,24 @@ class World:
 async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIterator[World]:
     """Everything around an executor, for one test."""
     policy, broker, ledger = FakePolicy(), FakeBroker(), TinyLedger()
-    servers, channels = [], {}
-    for name, adders in {
-        "policy": (
-            lambda s: policy_grpc.add_DecisionServiceServicer_to_server(policy, s),
-            lambda s: containment_pb2_grpc.add_ContainmentServiceServicer_to_server(policy, s),
-        ),
-        "credentials": (
-            lambda s: token_pb2_grpc.add_TokenServiceServicer_to_server(broker, s),
-            lambda s: grant_pb2_grpc.add_GrantServiceServicer_to_server(broker, s),
-        ),
-        "audit": (lambda s: ledger_pb2_grpc.add_LedgerServiceServicer_to_server(ledger, s),),
-    }.items():
+    servers: list[grpc.aio.Server] = []
+    channels: dict[str, grpc.aio.Channel] = {}
+
+    def decisions(server: grpc.aio.Server) -> None:
+        policy_grpc.add_DecisionServiceServicer_to_server(policy, server)
+        containment_pb2_grpc.add_ContainmentServiceServicer_to_server(policy, server)
+
+    def grants(server: grpc.aio.Server) -> None:
+        token_pb2_grpc.add_TokenServiceServicer_to_server(broker, server)
+        grant_pb2_grpc.add_GrantServiceServicer_to_server(broker, server)
+
+    def log(server: grpc.aio.Server) -> None:
+        ledger_pb2_grpc.add_LedgerServiceServicer_to_server(ledger, server)
+
+    adders: dict[str, Callable[[grpc.aio.Server], None]] = {"policy": decisions, "credentials": grants, "audit": log}
+    for name, add in adders.items():
         server = grpc.aio.server()
-        for add in adders:
-            add(server)
+        add(server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         servers.append(server)
@@ -457,7 +472,7 @@ async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIt
             await surroundings.stop(executor)
         await engine.dispose()
         for channel in channels.values():
-            await channel.close()
+            await channel.close(None)
         for server in servers:
             await server.stop(0)
 
