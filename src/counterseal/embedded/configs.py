@@ -54,6 +54,9 @@ def own_table(service: str, wanted: Wanted, running: Running) -> Tables:
     """Return a service's own table."""
     if service == "credentials":
         return _credentials(wanted, running)
+    if service == "audit":
+        # The ledger refuses a database that may lose commits, unless it is told that nothing is to be kept.
+        return {"allow_unsafe_database": True} if not wanted.durable else {}
     if service == "executor":
         return {
             "lease_seconds": 3.0,

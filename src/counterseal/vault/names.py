@@ -72,6 +72,11 @@ class Environment:
         """Mount of the services' own database logins."""
         return f"dbsvc/{self.name}"
 
+    @property
+    def system_kek(self) -> str:
+        """Transit key that seals what belongs to the environment's own log; no tenant can have this name."""
+        return "kek--_system"
+
     def key(self, use: str) -> str:
         """Return the transit key of a use: `ctx`, `decision` or `log`."""
         if use not in KEY_USES:

@@ -74,6 +74,7 @@ def resources(settings: Provision, passwords: Mapping[str, str]) -> list[Resourc
 def _keys(settings: Provision) -> list[Resource]:
     env = settings.env
     keys = {env.key(use): "ed25519" for use in KEY_USES}
+    keys |= {env.system_kek: "aes256-gcm96"}
     keys |= {tenant.kek: "aes256-gcm96" for tenant, _ in settings.tenant_names()}
     return [Resource(f"{env.transit}/keys/{key}", {"type": kind}, once=True) for key, kind in keys.items()]
 

@@ -1,0 +1,1 @@
+"""Appending: check, batch, write, answer."""

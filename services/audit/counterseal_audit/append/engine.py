@@ -1,0 +1,92 @@
+"""What an append does, without doing it: checked entries in, the next head of the log out."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.errors import EnvironmentMismatch, InputInvalid, PeerNotAllowed
+from counterseal.ledger import disclosure
+from counterseal.ledger import entry as entries
+from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.fields import Rename
+from counterseal.ledger.tiles import HEIGHT
+from counterseal.ledger.tree import Frontier, leaf_hash
+from counterseal.rpc.ledger_wire import content_of
+
+PSEUDONYM_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An entry that is ready to be written: its bytes and the two hashes that are stored beside it (32 bytes each)."""
+
+    event_id: str
+    req_hash: bytes
+    leaf_hash: bytes
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A full subtree of 256^level leaves, the `n`-th of its level (level >= 1)."""
+
+    level: int
+    n: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The head before and after a batch, and the subtrees that the batch completed."""
+
+    before: Frontier
+    after: Frontier
+    nodes: tuple[Node, ...]
+
+
+def pseudonymiser(key: bytes) -> Rename:
+    """Return person -> `p_` + base32(HMAC-SHA256(key, person)[:16]); destroying the tenant's key unlinks them all."""
+
+    def rename(person: str) -> str:
+        code = hmac.new(key, person.encode(), hashlib.sha256).digest()[:PSEUDONYM_BYTES]
+        return "p_" + base64.b32encode(code).decode().rstrip("=").lower()
+
+    return rename
+
+
+def prepare(
+    request: ledger_pb2.NewEntry, *, producer: str, environment: str, receive_time_ms: int, person: Rename
+) -> Prepared:
+    """Check an entry as `producer` sent it and make its bytes.
+
+    Raises EnvironmentMismatch, PeerNotAllowed when the producer may not write the type, InputInvalid naming the field.
+    """
+    if request.environment != environment:
+        raise EnvironmentMismatch("the entry is for another environment than this ledger serves")
+    try:
+        content = entries.pseudonymise(content_of(request), person)
+        known = entries.check_content(content)
+        if producer not in known.producers:
+            raise PeerNotAllowed(f"{producer} may not write {content['type']}")
+        disclosure.check(request.disclosures, known.sealed)
+        data = entries.build(content, entries.Srv(receive_time_ms, producer, (), request.retention))
+        entries.parse(data)
+    except VerificationError as error:
+        raise InputInvalid(error.message, event_id=request.event_id[:64]) from error
+    return Prepared(request.event_id, entries.request_hash(content), leaf_hash(data), data)
+
+
+def step(before: Frontier, batch: Sequence[Prepared]) -> Step:
+    """Return how a batch extends the tree."""
+    nodes: list[Node] = []
+
+    def on_node(height: int, index: int, node: bytes) -> None:
+        level, rest = divmod(height, HEIGHT)
+        if not rest:
+            nodes.append(Node(level, index, node))
+
+    after = before.extend((item.leaf_hash for item in batch), on_node)
+    return Step(before, after, tuple(nodes))

@@ -1,0 +1,131 @@
+"""LedgerService: from the wire to the ledger and back. Who calls is the certificate's word, not the entry's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
+from counterseal.errors import ContextMismatch, InputInvalid, ServiceError
+from counterseal.identity import Caller, current_caller
+from counterseal_audit.append import convert
+from counterseal_audit.append.ledger import Ledger
+from counterseal_audit.append.writer import Receipt
+from counterseal_audit.checkpoints.heads import SignedHeads
+
+MAX_ENTRIES = 1024
+WINDOW_BATCHES = 32
+_OFFERED = (ledger_pb2.APPEND_MODE_UNSPECIFIED, ledger_pb2.APPEND_MODE_DURABLE)
+
+
+class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
+    """Appends for the services that the method table admits."""
+
+    def __init__(self, ledger: Ledger, heads: SignedHeads) -> None:
+        self._ledger = ledger
+        self._heads = heads
+
+    async def AppendEntry(  # noqa: N802
+        self,
+        request: ledger_pb2.AppendEntryRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ledger_pb2.AppendEntryResponse:
+        """Append one entry; a refusal is the call's error."""
+        (answer,) = await self._submit([request.entry], request.mode, current_caller())
+        if isinstance(answer, ServiceError):
+            raise answer
+        receipt = await asyncio.shield(answer)
+        return ledger_pb2.AppendEntryResponse(result=await self._result(request.entry, receipt))
+
+    async def AppendBatch(  # noqa: N802
+        self,
+        request: ledger_pb2.AppendBatchRequest,
+        context: Any,  # noqa: ARG002
+    ) -> ledger_pb2.AppendBatchResponse:
+        """Append entries in order, answered one by one."""
+        answers = await self._submit(request.entries, request.mode, current_caller())
+        return ledger_pb2.AppendBatchResponse(results=await self._results(request.entries, answers))
+
+    async def AppendStream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[ledger_pb2.AppendStreamRequest],
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[ledger_pb2.AppendStreamResponse]:
+        """Append batch after batch: the next is queued while the one before it is being written."""
+        window: asyncio.Queue[Any] = asyncio.Queue(WINDOW_BATCHES)
+        reader = asyncio.create_task(self._read(request_iterator, current_caller(), window), name="append-stream")
+        try:
+            while True:
+                item = await window.get()
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield await self._respond(*item)
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[ledger_pb2.AppendStreamRequest], caller: Caller, window: Any) -> None:
+        """Queue batches as they come; the window ends with None, or with what went wrong."""
+        expected = 1
+        end: Exception | None = None
+        try:
+            async for request in requests:
+                if request.batch != expected:
+                    raise InputInvalid(f"batch {request.batch} where {expected} is due")
+                expected += 1
+                try:
+                    answers: Any = await self._submit(request.entries, request.mode, caller)
+                except ServiceError as error:
+                    answers = error
+                await window.put((request, answers))
+        except Exception as error:  # noqa: BLE001 (handed over to the handler, which raises it)
+            end = error
+        await window.put(end)
+
+    async def _respond(self, request: ledger_pb2.AppendStreamRequest, answers: Any) -> ledger_pb2.AppendStreamResponse:
+        response = ledger_pb2.AppendStreamResponse(batch=request.batch)
+        try:
+            if isinstance(answers, ServiceError):
+                raise answers
+            response.results.extend(await self._results(request.entries, answers))
+        except ServiceError as error:
+            response.failure.CopyFrom(convert.refusal(error))
+        return response
+
+    async def _submit(self, requests: Sequence[ledger_pb2.NewEntry], mode: int, caller: Caller) -> list[Any]:
+        if mode not in _OFFERED:
+            raise InputInvalid("this ledger acknowledges DURABLE only; the checkpoint follows within its interval")
+        if len(requests) > MAX_ENTRIES:
+            raise InputInvalid(f"{len(requests)} entries; at most {MAX_ENTRIES} go into one batch")
+        if caller.token is not None:
+            for request in requests:
+                _check_token(request, caller)
+        return await self._ledger.submit(requests, caller.peer_kind.removeprefix("svc/"))
+
+    async def _results(
+        self, requests: Sequence[ledger_pb2.NewEntry], answers: Sequence[Any]
+    ) -> list[ledger_pb2.AppendResult]:
+        """Return one result per entry. Raises what stopped the whole log: a failing database, a fork."""
+        futures = [answer for answer in answers if not isinstance(answer, ServiceError)]
+        await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
+        results = []
+        for request, answer in zip(requests, answers, strict=True):
+            try:
+                if isinstance(answer, ServiceError):
+                    raise answer
+                results.append(await self._result(request, answer.result()))
+            except ServiceError as error:
+                if error.code in ("UNAVAILABLE", "INTERNAL") or error.reason == "LOG_FORKED":
+                    raise
+                results.append(convert.refused(request.event_id, error))
+        return results
+
+    async def _result(self, request: ledger_pb2.NewEntry, receipt: Receipt) -> ledger_pb2.AppendResult:
+        log, _ = await self._ledger.open(request.tenant)
+        return convert.appended(request.event_id, receipt, self._heads.get(log.log_id))
+
+
+def _check_token(request: ledger_pb2.NewEntry, caller: Caller) -> None:
+    """A token is not required, as an outbox delivers after it expired; where there is one, it must fit the entry."""
+    if request.tenant != caller.tenant or (request.subject and request.subject != caller.subject):
+        raise ContextMismatch("the entry is not of the token's tenant and subject")

@@ -1,0 +1,138 @@
+"""The one statement that appends a batch, and what is read when it did not.
+
+READ COMMITTED and autocommit on purpose: REPEATABLE READ would turn a lost race into an error. The head row serialises
+a log; logs share no row; there is no leader, no lease and no clock.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from counterseal.ledger.tree import Frontier
+from counterseal_audit.append.engine import Prepared, Step
+from counterseal_audit.database import connection, reading
+
+APPEND = """
+WITH h AS (
+  UPDATE ledger_head SET size = $2::bigint + $3::bigint, frontier = $4, root = $5
+   WHERE log_id = $1 AND size = $2 AND root = $6 AND open RETURNING 1
+), e AS (
+  INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)
+  SELECT $1, $2::bigint + t.o - 1, t.ev, t.rh, t.lh, t.en
+    FROM h, unnest($7::uuid[], $8::bytea[], $9::bytea[], $10::bytea[]) WITH ORDINALITY AS t(ev, rh, lh, en, o)
+  RETURNING 1
+), n AS (
+  INSERT INTO ledger_node (log_id, level, n, hash)
+  SELECT $1, t.level, t.n, t.hash FROM h, unnest($11::smallint[], $12::bigint[], $13::bytea[]) AS t(level, n, hash)
+  RETURNING 1
+)
+SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n)
+"""
+
+
+class DuplicateIds(Exception):
+    """Some event id of the batch is in the log already; nothing was written."""
+
+
+class DataRefused(Exception):
+    """The database refuses some row of the batch for what it holds; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A log's head row. `open` is false once the log is frozen."""
+
+    open: bool
+    frontier: Frontier
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An entry that is in the log."""
+
+    index: int
+    req_hash: bytes
+    leaf_hash: bytes
+    entry: bytes
+
+
+class AppendStore:
+    """Heads and entries, for the writer."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def head(self, log_id: int) -> Head:
+        """Return the head row. Raises VerificationError when the frontier does not fit the size."""
+        async with connection(self._engine) as raw:
+            return _head(await raw.fetchrow(_SELECT_HEAD, log_id))
+
+    async def append(self, log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
+        """Write a batch behind the head that `step` starts from; False when the head has moved or is closed.
+
+        Raises DuplicateIds, DataRefused.
+        """
+        async with connection(self._engine) as raw:
+            return await _append(raw, log_id, step, batch)
+
+    async def append_locked(self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step]) -> Step | None:
+        """Lock the head first, then run the same statement: for a writer that lost the race too often.
+
+        Returns the step that was taken, None when the log is closed. Raises DuplicateIds, DataRefused.
+        """
+        async with connection(self._engine) as raw, raw.transaction():
+            head = _head(await raw.fetchrow(_SELECT_HEAD + " FOR UPDATE", log_id))
+            step = make(head)
+            return step if await _append(raw, log_id, step, batch) else None
+
+    async def find(self, log_id: int, event_ids: Sequence[str]) -> dict[str, Stored]:
+        """Return the entries that exist among `event_ids`."""
+        async with reading(self._engine, log_id) as raw:
+            rows = await raw.fetch(
+                "SELECT event_id, idx, req_hash, leaf_hash, entry FROM ledger_entry"
+                " WHERE log_id = $1 AND event_id = ANY($2::uuid[])",
+                log_id,
+                list(event_ids),
+            )
+        return {
+            str(row["event_id"]): Stored(row["idx"], row["req_hash"], row["leaf_hash"], row["entry"]) for row in rows
+        }
+
+
+_SELECT_HEAD = "SELECT open, size, frontier, root FROM ledger_head WHERE log_id = $1"
+
+
+def _head(row: Any) -> Head:
+    return Head(row["open"], Frontier.parse(row["size"], row["frontier"]), row["root"])
+
+
+async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
+    before, after = step.before, step.after
+    try:
+        moved, written, nodes = await raw.fetchrow(
+            APPEND,
+            log_id,
+            before.size,
+            len(batch),
+            after.serialize(),
+            after.root(),
+            before.root(),
+            [item.event_id for item in batch],
+            [item.req_hash for item in batch],
+            [item.leaf_hash for item in batch],
+            [item.entry for item in batch],
+            [node.level for node in step.nodes],
+            [node.n for node in step.nodes],
+            [node.hash for node in step.nodes],
+        )
+    except asyncpg.UniqueViolationError:
+        raise DuplicateIds from None
+    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
+        raise DataRefused(type(error).__name__) from None
+    if moved and (written, nodes) != (len(batch), len(step.nodes)):
+        raise AssertionError("the statement wrote another number of rows than it was given")
+    return bool(moved)

@@ -1,0 +1,264 @@
+"""One log's writer: whoever asks while a flush is under way shares the next one (group commit).
+
+Idle, an entry is flushed at once; under load a flush takes what has gathered, at most 1,024 entries or 1 MiB. One flush
+is in flight per log, so a loud tenant holds one connection. Callers wait for futures; a caller that goes away cancels
+nothing.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from counterseal.errors import (
+    IdempotencyKeyReused,
+    InputInvalid,
+    InternalError,
+    LedgerUnavailable,
+    LogForked,
+    LogFrozen,
+    QueueFull,
+    ServiceError,
+)
+from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.tree import Frontier
+from counterseal_audit.append.engine import Prepared, Step, step
+from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds, Head
+from counterseal_audit.database import CONNECTION_LOST
+
+FLUSH_ENTRIES = 1024
+FLUSH_BYTES = 1 << 20
+QUEUE_ENTRIES = 4096
+QUEUE_BYTES = 8 << 20
+OPTIMISTIC_TRIES = 3
+DATABASE_TRIES = 3
+RETRY_SECONDS = 0.05
+FULL_RETRY_MS = 200
+
+log = logging.getLogger("counterseal.audit.append")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already."""
+
+    index: int
+    leaf_hash: bytes
+    entry: bytes
+    duplicate: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """An entry that waits. `outcome` is kept apart from the future, which its caller may have cancelled."""
+
+    item: Prepared
+    answer: "asyncio.Future[Receipt]"
+    outcome: Receipt | ServiceError | None = None
+
+
+class LogWriter:
+    """The queue of one log and the flush behind it."""
+
+    def __init__(self, log_id: int, store: AppendStore) -> None:
+        self._log_id = log_id
+        self._store = store
+        self._queue: deque[_Pending] = deque()
+        self._queued_bytes = 0
+        self._frontier: Frontier | None = None
+        self._seen = (0, b"")
+        self._flushing: asyncio.Task[None] | None = None
+        self.forked: str | None = None
+        self.grown = asyncio.Event()
+
+    @property
+    def size(self) -> int:
+        """The size that this writer last saw."""
+        return self._seen[0]
+
+    def check_room(self, count: int, size: int) -> None:
+        """Raise QueueFull when `count` entries of `size` bytes in sum do not fit behind what waits."""
+        if len(self._queue) + count > QUEUE_ENTRIES or self._queued_bytes + size > QUEUE_BYTES:
+            raise QueueFull("too many entries wait for this log", retry_after_ms=FULL_RETRY_MS)
+
+    def submit(self, batch: Sequence[Prepared]) -> "list[asyncio.Future[Receipt]]":
+        """Queue entries in order and return a future for each; it fails with a ServiceError. Never waits."""
+        loop = asyncio.get_running_loop()
+        pending = [_Pending(item, loop.create_future()) for item in batch]
+        for one in pending:
+            one.answer.add_done_callback(_look_at)  # a caller that went away leaves no unretrieved exception
+        self._queue.extend(pending)
+        self._queued_bytes += sum(len(item.entry) for item in batch)
+        if self._flushing is None and pending:
+            self._flushing = asyncio.create_task(self._drain(), name=f"flush-log-{self._log_id}")
+        return [one.answer for one in pending]
+
+    def remember(self, size: int, root: bytes) -> None:
+        """Take a signed size as seen: a head below it, or another head of that size, is a fork."""
+        if size > self._seen[0]:
+            self._seen = (size, root)
+
+    def mark_forked(self, why: str) -> None:
+        """Stop appending: the database disagrees with what was signed or seen."""
+        if self.forked is None:
+            log.critical("log is forked", extra={"log_id": self._log_id, "why": why})
+        self.forked = why
+
+    async def settled(self) -> None:
+        """Wait until nothing is queued (the drain at the end of the process)."""
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                await self._flush(self._take())
+        finally:
+            self._flushing = None
+
+    def _take(self) -> list[_Pending]:
+        batch: list[_Pending] = []
+        room = FLUSH_BYTES
+        while self._queue and len(batch) < FLUSH_ENTRIES:
+            size = len(self._queue[0].item.entry)
+            if batch and size > room:
+                break
+            room -= size
+            self._queued_bytes -= size
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _flush(self, batch: list[_Pending]) -> None:
+        firsts: dict[str, _Pending] = {}
+        for one in batch:
+            firsts.setdefault(one.item.event_id, one)
+        repeats = [one for one in batch if firsts[one.item.event_id] is not one]
+        try:
+            await self._write(list(firsts.values()))
+        except ServiceError as error:
+            _fail(firsts.values(), error)
+        except VerificationError as error:
+            self.mark_forked(error.message)
+            _fail(firsts.values(), LogForked())
+        except Exception:
+            log.exception("a flush failed")
+            _fail(firsts.values(), InternalError("internal error"))
+        for one in repeats:
+            _repeat(one, firsts[one.item.event_id])
+
+    async def _write(self, work: list[_Pending]) -> None:
+        """Append the entries, whatever races, retries and bad rows are in the way; settles each that it can."""
+        losses = failures = 0
+        while work:
+            if self.forked is not None:
+                raise LogForked(self.forked)
+            try:
+                taken = await self._try(work, locked=losses >= OPTIMISTIC_TRIES)
+            except DuplicateIds:
+                work = await self._answer_known(work)
+                continue
+            except DataRefused:
+                await self._bisect(work)
+                return
+            except CONNECTION_LOST as error:
+                # It may have been committed: the same ids again give the exact answer.
+                self._frontier = None
+                failures += 1
+                if failures == DATABASE_TRIES:
+                    raise LedgerUnavailable("the ledger's database does not answer") from error
+                await asyncio.sleep(RETRY_SECONDS * failures)
+                continue
+            if taken is None:
+                losses += 1
+                self._frontier = None
+                continue
+            self._see(taken.after)
+            for offset, one in enumerate(work):
+                _settle(one, Receipt(taken.before.size + offset, one.item.leaf_hash, one.item.entry, duplicate=False))
+            return
+
+    async def _try(self, work: Sequence[_Pending], *, locked: bool) -> Step | None:
+        items = [one.item for one in work]
+        if locked:
+            taken = await self._store.append_locked(self._log_id, items, lambda head: step(self._checked(head), items))
+            if taken is None:
+                raise LogFrozen
+            return taken
+        if self._frontier is None:
+            self._frontier = self._checked(await self._store.head(self._log_id))
+        wanted = step(self._frontier, items)
+        return wanted if await self._store.append(self._log_id, wanted, items) else None
+
+    def _checked(self, head: Head) -> Frontier:
+        """Return the head's frontier. Raises LogFrozen; VerificationError when the head went back or changed."""
+        if not head.open:
+            raise LogFrozen
+        size, root = self._seen
+        if head.frontier.root() != head.root:
+            raise VerificationError("the head's root is not that of its frontier", kind="forked")
+        if head.frontier.size < size or (head.frontier.size == size and head.root != root):
+            raise VerificationError(f"the head went back from size {size} to {head.frontier.size}", kind="forked")
+        return head.frontier
+
+    def _see(self, frontier: Frontier) -> None:
+        self._frontier = frontier
+        self._seen = (frontier.size, frontier.root())
+        self.grown.set()
+        self.grown = asyncio.Event()
+
+    async def _answer_known(self, work: Sequence[_Pending]) -> list[_Pending]:
+        """Answer the entries that are in the log; return the rest. Same content is a duplicate, other is refused."""
+        known = await self._store.find(self._log_id, [one.item.event_id for one in work])
+        if not known:
+            raise LogForked("the index after the head is taken")
+        rest: list[_Pending] = []
+        for one in work:
+            stored = known.get(one.item.event_id)
+            if stored is None:
+                rest.append(one)
+            elif stored.req_hash == one.item.req_hash:
+                _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True))
+            else:
+                log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
+                _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
+        return rest
+
+    async def _bisect(self, work: list[_Pending]) -> None:
+        """Refuse the one bad row alone, append the others in order."""
+        if len(work) == 1:
+            _fail(work, InputInvalid("the database refuses the entry", event_id=work[0].item.event_id))
+            return
+        middle = len(work) // 2
+        await self._write(work[:middle])
+        await self._write(work[middle:])
+
+
+def _look_at(answer: "asyncio.Future[Receipt]") -> None:
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _settle(one: _Pending, receipt: Receipt) -> None:
+    if one.outcome is None:
+        one.outcome = receipt
+        if not one.answer.done():
+            one.answer.set_result(receipt)
+
+
+def _fail(many: Iterable[_Pending], error: ServiceError) -> None:
+    for one in many:
+        if one.outcome is None:
+            one.outcome = error
+            if not one.answer.done():
+                one.answer.set_exception(error)
+
+
+def _repeat(one: _Pending, first: _Pending) -> None:
+    """Answer an entry whose event id stood in the same batch before it."""
+    if isinstance(first.outcome, ServiceError):
+        _fail([one], first.outcome)
+    elif one.item.req_hash != first.item.req_hash:
+        _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
+    elif first.outcome is not None:
+        _settle(one, replace(first.outcome, duplicate=True))

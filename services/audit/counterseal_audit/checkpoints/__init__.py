@@ -1,0 +1,1 @@
+"""Checkpoints: the signed heads of the logs."""

@@ -1,0 +1,26 @@
+"""The audit service's own table of the configuration."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AuditConfig:
+    """Section `[audit]`.
+
+    origin_domain: first part of every log's origin; empty: the trust domain. The rest is opaque, never a tenant's name.
+    checkpoint_interval_ms: how long an entry waits for a signed checkpoint at most, when Vault answers.
+    lease_seconds: how long a replica that stopped answering keeps others from publishing in its place.
+    allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
+    """
+
+    origin_domain: str = ""
+    checkpoint_interval_ms: int = 1000
+    lease_seconds: int = 5
+    allow_unsafe_database: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse times that make no sense."""
+        if not 50 <= self.checkpoint_interval_ms <= 60_000:
+            raise ValueError("checkpoint_interval_ms: expected 50 to 60000")
+        if not 2 <= self.lease_seconds <= 300:
+            raise ValueError("lease_seconds: expected 2 to 300")

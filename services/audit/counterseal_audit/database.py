@@ -1,0 +1,54 @@
+"""Raw asyncpg connections out of SQLAlchemy's pool: the hot path pays for no ORM, the pool is one."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from counterseal.errors import LedgerUnavailable
+
+CONNECTION_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    SQLAlchemyError,
+    OSError,
+    TimeoutError,
+)
+"""What leaves open whether a statement took effect, or says that the database cannot be had now."""
+
+_DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
+
+
+@asynccontextmanager
+async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
+    """Borrow one asyncpg connection, in autocommit (READ COMMITTED)."""
+    async with engine.connect() as borrowed:
+        raw = await borrowed.get_raw_connection()
+        yield raw.driver_connection
+
+
+@asynccontextmanager
+async def reading(engine: AsyncEngine, log_id: int) -> AsyncIterator[Any]:
+    """Borrow a connection inside a transaction that sees the rows of one log and no other's.
+
+    The log is named for the transaction only: a setting of the session would leak through the pool.
+    Raises LedgerUnavailable when the database cannot be had.
+    """
+    try:
+        async with connection(engine) as raw, raw.transaction(readonly=True):
+            await raw.execute("SELECT set_config('counterseal.log_id', $1, true)", str(log_id))
+            yield raw
+    except CONNECTION_LOST as error:
+        raise LedgerUnavailable("the ledger's database does not answer") from error
+
+
+async def unsafe_settings(engine: AsyncEngine) -> list[str]:
+    """Return the settings under which PostgreSQL may lose what it acknowledged."""
+    async with connection(engine) as raw:
+        return [name for name in _DURABILITY if await raw.fetchval("SELECT current_setting($1)", name) == "off"]

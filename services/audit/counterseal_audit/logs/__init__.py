@@ -1,0 +1,1 @@
+"""Which logs exist, and the keys that they need."""

@@ -1,0 +1,120 @@
+"""Keys of the logs: the one that signs checkpoints, and the tenants' pseudonym keys. Both live in Vault's transit.
+
+A pseudonym key is a data key of the tenant's own key-encryption key: stored wrapped, opened in memory only. Only
+`datakey` makes one: `encrypt` on a destroyed key would silently create it again.
+"""
+
+import base64
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from counterseal.errors import CredentialsUnavailable, InputInvalid, SealUnavailable
+from counterseal.ledger.registry import SYSTEM_TENANT
+from counterseal.vault import Vault, VaultRefused
+from counterseal.vault.names import Environment
+from counterseal_audit.database import connection
+
+
+class LogSigner(Protocol):
+    """The transit key that signs all logs of an environment; a log names the public key, and so the version."""
+
+    async def public_keys(self) -> dict[int, bytes]:
+        """Return the 32-byte public keys by version."""
+
+    async def sign(self, message: bytes, version: int) -> bytes:
+        """Return the 64-byte signature by that version."""
+
+
+class Sealer(Protocol):
+    """Makes and opens data keys of a tenant."""
+
+    async def new_key(self, tenant: str) -> tuple[bytes, str]:
+        """Return 32 random bytes and their wrapped form."""
+
+    async def open(self, tenant: str, wrapped: str) -> bytes:
+        """Return the bytes that were wrapped."""
+
+
+class VaultLogSigner:
+    """Signs by `log-<env>`."""
+
+    def __init__(self, vault: Vault, environment: str) -> None:
+        self._vault = vault
+        self._names = Environment(environment)
+
+    async def public_keys(self) -> dict[int, bytes]:
+        """Return the public keys of all versions that Vault shows."""
+        return await self._vault.transit_public_keys(self._names.transit, self._names.key("log"))
+
+    async def sign(self, message: bytes, version: int) -> bytes:
+        """Return the signature by one version of the key."""
+        signature, signed_by = await self._vault.transit_sign(
+            self._names.transit, self._names.key("log"), message, version
+        )
+        if signed_by != version:
+            raise SealUnavailable("Vault signed with another version than was asked for")
+        return signature
+
+
+class VaultSealer:
+    """Data keys by `kek--<tenant>`."""
+
+    def __init__(self, vault: Vault, environment: str) -> None:
+        self._vault = vault
+        self._names = Environment(environment)
+
+    async def new_key(self, tenant: str) -> tuple[bytes, str]:
+        """Return a new data key. Raises InputInvalid when the tenant was never set up, SealUnavailable."""
+        data = await self._call(f"datakey/plaintext/{self._kek(tenant)}", {"bits": 256}, tenant)
+        return base64.b64decode(data["plaintext"]), str(data["ciphertext"])
+
+    async def open(self, tenant: str, wrapped: str) -> bytes:
+        """Return the data key. Raises SealUnavailable."""
+        data = await self._call(f"decrypt/{self._kek(tenant)}", {"ciphertext": wrapped}, tenant)
+        return base64.b64decode(data["plaintext"])
+
+    def _kek(self, tenant: str) -> str:
+        return self._names.system_kek if tenant == SYSTEM_TENANT else self._names.tenant(tenant).kek
+
+    async def _call(self, path: str, body: dict[str, Any], tenant: str) -> dict[str, Any]:
+        try:
+            answer = await self._vault.call("POST", f"{self._names.transit}/{path}", body)
+        except VaultRefused as refused:
+            if refused.status in (400, 404):
+                raise InputInvalid("the tenant is not set up in this environment", tenant=tenant) from refused
+            raise SealUnavailable from refused
+        except CredentialsUnavailable as error:
+            raise SealUnavailable from error
+        data: dict[str, Any] = answer["data"]
+        return data
+
+
+class PseudonymKeys:
+    """The tenants' pseudonym keys: made on first use, the same on every replica, cached in memory."""
+
+    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+        self._engine = engine
+        self._sealer = sealer
+        self._keys: dict[str, bytes] = {}
+
+    async def get(self, tenant: str) -> bytes:
+        """Return the tenant's key (32 bytes)."""
+        key = self._keys.get(tenant)
+        if key is None:
+            key = self._keys[tenant] = await self._sealer.open(tenant, await self._wrapped(tenant))
+        return key
+
+    async def _wrapped(self, tenant: str) -> str:
+        name = f"pseudonym:{tenant}"
+        async with connection(self._engine) as raw:
+            wrapped = await raw.fetchval("SELECT wrapped FROM ledger_secret WHERE name = $1", name)
+        if wrapped is not None:
+            return str(wrapped)
+        _, fresh = await self._sealer.new_key(tenant)
+        async with connection(self._engine) as raw:
+            await raw.execute(
+                "INSERT INTO ledger_secret (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, fresh
+            )
+            # Whoever was first decides: two replicas must not make two pseudonyms of one person.
+            return str(await raw.fetchval("SELECT wrapped FROM ledger_secret WHERE name = $1", name))

@@ -1,0 +1,104 @@
+"""Which logs exist: one per tenant, environment and shard, made together with its genesis entry."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from counterseal.ledger.note import VerifierKey
+from counterseal.ledger.tree import Frontier
+from counterseal_audit.append.engine import Prepared
+from counterseal_audit.database import connection
+
+BUCKETS = 64
+
+_COLUMNS = "log_id, tenant, environment, shard, origin, vkey, bucket"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """One log, as it was created; `vkey` is the key that its genesis entry names."""
+
+    log_id: int
+    tenant: str
+    environment: str
+    shard: int
+    origin: str
+    vkey: str
+    bucket: int
+
+    @property
+    def key(self) -> VerifierKey:
+        """The log's verifier key."""
+        return VerifierKey.parse(self.vkey)
+
+
+class LogStore:
+    """The rows of `ledger_log`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def find(self, tenant: str, environment: str) -> Log | None:
+        """Return the newest shard of a tenant's log, None when nothing was ever appended."""
+        async with connection(self._engine) as raw:
+            row = await raw.fetchrow(
+                f"SELECT {_COLUMNS} FROM ledger_log WHERE tenant = $1 AND environment = $2 ORDER BY shard DESC LIMIT 1",
+                tenant,
+                environment,
+            )
+        return None if row is None else _log(row)
+
+    async def all(self, environment: str) -> list[Log]:
+        """Return every log of an environment."""
+        async with connection(self._engine) as raw:
+            rows = await raw.fetch(f"SELECT {_COLUMNS} FROM ledger_log WHERE environment = $1", environment)
+        return [_log(row) for row in rows]
+
+    async def create(self, tenant: str, environment: str, key: VerifierKey, genesis: Prepared) -> Log:
+        """Create shard 0 with its genesis entry at index 0, or return the one that somebody else just created.
+
+        The origin is the key's name. One transaction: a log without genesis is never seen.
+        """
+        head = Frontier().extend([genesis.leaf_hash])
+        async with connection(self._engine) as raw, raw.transaction():
+            row = await raw.fetchrow(
+                "INSERT INTO ledger_log (tenant, environment, shard, origin, vkey, bucket)"
+                " SELECT $1, $2, 0, $3, $4, abs(hashtext($3)) % $5"
+                " ON CONFLICT (tenant, environment, shard) DO NOTHING"
+                f" RETURNING {_COLUMNS}",
+                tenant,
+                environment,
+                key.name,
+                key.vkey,
+                BUCKETS,
+            )
+            if row is not None:
+                log = _log(row)
+                await raw.execute(
+                    "INSERT INTO ledger_head (log_id, size, frontier, root) VALUES ($1, 1, $2, $3)",
+                    log.log_id,
+                    head.serialize(),
+                    head.root(),
+                )
+                await raw.execute(
+                    "INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)"
+                    " VALUES ($1, 0, $2, $3, $4, $5)",
+                    log.log_id,
+                    genesis.event_id,
+                    genesis.req_hash,
+                    genesis.leaf_hash,
+                    genesis.entry,
+                )
+                await raw.execute(
+                    "INSERT INTO ledger_bucket (bucket) VALUES ($1) ON CONFLICT (bucket) DO NOTHING", log.bucket
+                )
+                return log
+        existing = await self.find(tenant, environment)
+        if existing is None:
+            raise AssertionError("a log that conflicts exists")
+        return existing
+
+
+def _log(row: Any) -> Log:
+    return Log(**dict(row))

@@ -1,0 +1,67 @@
+"""The audit service: configuration -> dependencies -> servicers. Logs and proofs; it asks nobody but Vault."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from counterseal import config as configuration
+from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2_grpc
+from counterseal.config import ConfigError
+from counterseal.rpc.runtime import Runtime, run_service
+from counterseal.rpc.server import Registration
+from counterseal_audit.append.ledger import Ledger
+from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.checkpoints.heads import SignedHeads
+from counterseal_audit.checkpoints.publisher import Publisher
+from counterseal_audit.checkpoints.store import CheckpointStore
+from counterseal_audit.config import AuditConfig
+from counterseal_audit.database import unsafe_settings
+from counterseal_audit.logs.keys import PseudonymKeys, VaultLogSigner, VaultSealer
+from counterseal_audit.logs.store import LogStore
+from counterseal_audit.reader.service import ReaderServicer
+from counterseal_audit.reader.store import ReaderStore
+
+
+async def build(rt: Runtime) -> Sequence[Registration]:
+    """Make the servicers and start the publisher."""
+    config = check_own(rt.config)
+    unsafe = await unsafe_settings(rt.engine)
+    if unsafe and not config.allow_unsafe_database:
+        raise ConfigError([f"database: {name} is off; PostgreSQL may lose what it acknowledged" for name in unsafe])
+    signer = VaultLogSigner(rt.vault, rt.environment)
+    logs, checkpoints, heads = LogStore(rt.engine), CheckpointStore(rt.engine), SignedHeads()
+    ledger = Ledger(
+        rt.engine,
+        PseudonymKeys(rt.engine, VaultSealer(rt.vault, rt.environment)),
+        signer,
+        environment=rt.environment,
+        origin_domain=config.origin_domain or rt.trust_domain,
+        clock=rt.clock,
+        new_id=rt.new_id,
+    )
+    publisher = Publisher(
+        logs,
+        checkpoints,
+        ledger,
+        signer,
+        heads,
+        owner=rt.instance_id,
+        interval_ms=config.checkpoint_interval_ms,
+        lease_seconds=config.lease_seconds,
+        clock=rt.clock,
+    )
+    rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
+    reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
+    return [
+        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads)),
+        (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
+    ]
+
+
+def check_own(table: Mapping[str, Any]) -> AuditConfig:
+    """Bind the service's own table; raises ConfigError."""
+    return configuration.bind(AuditConfig, table, "audit")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the console script."""
+    return run_service("audit", build, argv, check_own=check_own)

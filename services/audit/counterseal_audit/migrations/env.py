@@ -1,0 +1,5 @@
+"""Alembic's entry point."""
+
+from counterseal.db import run_migrations
+
+run_migrations()

@@ -1,0 +1,1 @@
+"""Reading: entries, tails, proofs, exports."""

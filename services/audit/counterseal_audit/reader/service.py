@@ -1,0 +1,273 @@
+"""LedgerReaderService: people read their own tenant's log, services name the one they mean."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
+from counterseal.errors import InputInvalid, NotFound, RoleRequired
+from counterseal.identity import current_caller
+from counterseal.ids import is_id
+from counterseal.ledger.fields import DIGEST, WORD
+from counterseal.ledger.proof import TlogProof
+from counterseal.ledger.tree import consistency_spans, inclusion_spans
+from counterseal_audit.append.convert import timestamp
+from counterseal_audit.append.ledger import Ledger
+from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
+from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.reader import engine
+from counterseal_audit.reader.export import files
+from counterseal_audit.reader.store import ReaderStore, StoredEntry
+
+READ_SCOPE = "audit.read"
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+PAGE_BYTES = 2 << 20
+TAIL_POLL_SECONDS = 0.2
+HEARTBEAT_SECONDS = 1.0
+EXPORT_POLL_SECONDS = 0.1
+PIECE_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
+    """Reads logs. Tenancy: a token's tenant is the only one that it opens; what is not there is NOT_FOUND."""
+
+    logs: LogStore
+    store: ReaderStore
+    checkpoints: CheckpointStore
+    ledger: Ledger
+    stopping: asyncio.Event
+
+    async def GetEntry(  # noqa: N802
+        self,
+        request: reader_pb2.GetEntryRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.GetEntryResponse:
+        """Return one entry by index or event id."""
+        log = await self._log(request.tenant)
+        if request.WhichOneof("by") == "index":
+            found = await self.store.by_index(log.log_id, _index(request.index, "index"))
+        elif is_id(request.event_id):
+            found = await self.store.by_event_id(log.log_id, request.event_id)
+        else:
+            raise InputInvalid("an entry is asked for by index, or by event_id (a UUID in lower case)")
+        if found is None:
+            raise NotFound("no such entry")
+        last = await self.checkpoints.latest(log.log_id)
+        return reader_pb2.GetEntryResponse(
+            entry=_entry(found), size=await self.store.size(log.log_id), signed_size=last.size if last else 0
+        )
+
+    async def ListEntries(  # noqa: N802
+        self,
+        request: reader_pb2.ListEntriesRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.ListEntriesResponse:
+        """Return a page of entries in order of the index."""
+        log = await self._log(request.tenant)
+        start = _index(request.from_index, "from_index")
+        if request.page_token:
+            start = max(start, _page_token(request.page_token))
+        count = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+        if count < 0:
+            raise InputInvalid("page_size: expected 0 to 1000")
+        size = await self.store.size(log.log_id)
+        rows = _within(await self.store.page(log.log_id, start, count, _needles(request)))
+        more = bool(rows) and rows[-1].index + 1 < size
+        return reader_pb2.ListEntriesResponse(
+            entries=[_entry(row) for row in rows],
+            next_page_token=f"i{rows[-1].index + 1}" if more else "",
+            size=size,
+        )
+
+    async def TailEntries(  # noqa: N802
+        self,
+        request: reader_pb2.TailEntriesRequest,
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
+        """Stream entries from an index on, gapless; an empty message every second says that there are none."""
+        at = _index(request.from_index, "from_index")
+        log: Log | None = None
+        loop = asyncio.get_running_loop()
+        beat = loop.time()
+        while not self.stopping.is_set():
+            if log is None:
+                log = await self._find(request.tenant)
+            rows = _within(await self.store.page(log.log_id, at, MAX_PAGE)) if log is not None else []
+            if rows or loop.time() >= beat:
+                if rows:
+                    at = rows[-1].index + 1
+                size = await self.store.size(log.log_id) if log is not None else 0
+                yield reader_pb2.TailEntriesResponse(entries=[_entry(row) for row in rows], size=size)
+                beat = loop.time() + HEARTBEAT_SECONDS
+            if not rows:
+                await self._growth(log)
+
+    async def GetCheckpoint(  # noqa: N802
+        self,
+        request: reader_pb2.GetCheckpointRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.GetCheckpointResponse:
+        """Return the latest signed checkpoint."""
+        log = await self._log(request.tenant)
+        last = await self._latest(log)
+        return reader_pb2.GetCheckpointResponse(
+            checkpoint=last.published.note,
+            vkey=log.vkey,
+            size=last.size,
+            publish_time=timestamp(last.publish_time_ms),
+            log_size=await self.store.size(log.log_id),
+        )
+
+    async def GetInclusionProof(  # noqa: N802
+        self,
+        request: reader_pb2.GetInclusionProofRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.GetInclusionProofResponse:
+        """Prove that an entry is in a tree of a size."""
+        log = await self._log(request.tenant)
+        size, checkpoint = await self._tree(log, request.tree_size)
+        index = _index(request.index, "index")
+        if index >= size:
+            raise InputInvalid(f"index: the tree of size {size} has no entry {index}")
+        spans = inclusion_spans(index, size)
+        wanted = [*engine.ranges_for([*spans, *engine.whole(size)]), (0, index, 1)]
+        hashes = await self.store.hashes(log.log_id, wanted)
+        path = engine.roots_of(spans, hashes)
+        proof = TlogProof(index, tuple(path), checkpoint.published.note).serialize() if checkpoint else b""
+        return reader_pb2.GetInclusionProofResponse(
+            tree_size=size,
+            path=path,
+            leaf_hash=hashes[0, index],
+            root_hash=engine.root_of(size, hashes),
+            tlog_proof=proof,
+        )
+
+    async def GetConsistencyProof(  # noqa: N802
+        self,
+        request: reader_pb2.GetConsistencyProofRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.GetConsistencyProofResponse:
+        """Prove that one tree is a prefix of another."""
+        log = await self._log(request.tenant)
+        to_size, _ = await self._tree(log, request.to_size)
+        from_size = request.from_size
+        if not 1 <= from_size <= to_size:
+            raise InputInvalid(f"from_size: expected 1 to {to_size}")
+        spans = consistency_spans(from_size, to_size)
+        everything = [*spans, *engine.whole(from_size), *engine.whole(to_size)]
+        hashes = await self.store.hashes(log.log_id, engine.ranges_for(everything))
+        return reader_pb2.GetConsistencyProofResponse(
+            to_size=to_size,
+            path=engine.roots_of(spans, hashes),
+            from_root_hash=engine.root_of(from_size, hashes),
+            to_root_hash=engine.root_of(to_size, hashes),
+        )
+
+    async def ExportLog(  # noqa: N802
+        self,
+        request: reader_pb2.ExportLogRequest,
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[reader_pb2.ExportLogResponse]:
+        """Stream the log as files, all for one checkpoint; waits for one that covers `min_size`."""
+        log = await self._log(request.tenant)
+        if request.min_size > await self.store.size(log.log_id):
+            raise InputInvalid(f"min_size: the log has fewer than {request.min_size} entries")
+        last = await self.checkpoints.latest(log.log_id)
+        while (last is None or last.size < request.min_size) and not self.stopping.is_set():
+            await asyncio.sleep(EXPORT_POLL_SECONDS)
+            last = await self.checkpoints.latest(log.log_id)
+        if last is None:
+            raise NotFound("no checkpoint was signed yet")
+        first = True
+        async for path, content in files(self.store, log, last):
+            for start in range(0, len(content), PIECE_BYTES):
+                piece = reader_pb2.ExportLogResponse(path=path, content=content[start : start + PIECE_BYTES])
+                if first:
+                    piece.size = last.size
+                    first = False
+                yield piece
+
+    async def _log(self, tenant: str) -> Log:
+        log = await self._find(tenant)
+        if log is None:
+            raise NotFound("no such log")
+        return log
+
+    async def _find(self, tenant: str) -> Log | None:
+        caller = current_caller()
+        if caller.token is not None:
+            if not caller.peer_kind.startswith("svc/") and READ_SCOPE not in caller.scope:
+                raise RoleRequired("the token lacks the scope audit.read")
+            tenant = caller.tenant  # the interceptor has refused a request that names another
+        elif not tenant:
+            raise InputInvalid("tenant: required without a token")
+        return await self.logs.find(tenant, self.ledger.environment)
+
+    async def _latest(self, log: Log) -> StoredCheckpoint:
+        last = await self.checkpoints.latest(log.log_id)
+        if last is None:
+            raise NotFound("no checkpoint was signed yet")
+        return last
+
+    async def _tree(self, log: Log, size: int) -> tuple[int, StoredCheckpoint | None]:
+        """Return the size that is meant and, where there is one, the checkpoint of that size."""
+        if size == 0:
+            last = await self._latest(log)
+            return last.size, last
+        if not 1 <= size <= await self.store.size(log.log_id):
+            raise InputInvalid(f"the log has no tree of size {size}")
+        return size, await self.checkpoints.at(log.log_id, size)
+
+    async def _growth(self, log: Log | None) -> None:
+        """Wait until this process appended to the log, or a moment: another replica may have."""
+        writer = self.ledger.writer_of(log.log_id) if log is not None else None
+        waits = [asyncio.create_task(self.stopping.wait())]
+        if writer is not None:
+            waits.append(asyncio.create_task(writer.grown.wait()))
+        await asyncio.wait(waits, timeout=TAIL_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+
+def _entry(row: StoredEntry) -> reader_pb2.LedgerEntry:
+    return reader_pb2.LedgerEntry(index=row.index, entry=row.entry, leaf_hash=row.leaf_hash)
+
+
+def _within(rows: list[StoredEntry]) -> list[StoredEntry]:
+    """Cut a page to what fits a message; at least one entry stays."""
+    room = PAGE_BYTES
+    for position, row in enumerate(rows):
+        room -= len(row.entry) + 64
+        if room < 0 and position:
+            return rows[:position]
+    return rows
+
+
+def _index(value: int, name: str) -> int:
+    if value < 0:
+        raise InputInvalid(f"{name}: must not be negative")
+    return value
+
+
+def _page_token(text: str) -> int:
+    """A page token is only a place in a log that its holder may read anyway, so it needs no seal."""
+    if not text.startswith("i") or not text[1:].isascii() or not text[1:].isdigit() or len(text) > 19:
+        raise InputInvalid("page_token: not one of ours")
+    return int(text[1:])
+
+
+def _needles(request: reader_pb2.ListEntriesRequest) -> list[bytes]:
+    """Return what the wanted entries' bytes hold. Exact: entries are canonical and no value holds a quote."""
+    needles = []
+    if request.plan_digest:
+        if not DIGEST.fullmatch(request.plan_digest):
+            raise InputInvalid("plan_digest: not a digest")
+        needles.append(f'"plan_digest":"{request.plan_digest}"'.encode())
+    if request.request_id:
+        if not WORD.fullmatch(request.request_id):
+            raise InputInvalid("request_id: not an identifier")
+        needles.append(f'"request_id":"{request.request_id}"'.encode())
+    return needles

@@ -1,0 +1,407 @@
+"""Appending on real PostgreSQL: races, retries, poison, rights. Every log is re-derived from its bytes at the end."""
+
+import asyncio
+from collections.abc import Sequence
+
+import asyncpg
+import pytest
+
+from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.errors import (
+    EnvironmentMismatch,
+    IdempotencyKeyReused,
+    InputInvalid,
+    LogForked,
+    LogFrozen,
+    PeerNotAllowed,
+    QueueFull,
+    ServiceError,
+)
+from counterseal.ids import new_id
+from counterseal.ledger import entry as entries
+from counterseal.ledger.tree import Frontier, leaf_hash
+from counterseal_audit.append.engine import Prepared, step
+from counterseal_audit.append.store import AppendStore
+from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
+from counterseal_audit.database import unsafe_settings
+from support.audit import Replica, replica
+from support.entries import changed, received
+from support.postgres import FreshDatabase, ServiceDatabase
+
+
+async def append(
+    parts: Replica, requests: Sequence[ledger_pb2.NewEntry], producer: str = "executor"
+) -> list[Receipt | ServiceError]:
+    answers: list[Receipt | ServiceError] = []
+    for answer in await parts.ledger.submit(requests, producer):
+        try:
+            answers.append(answer if isinstance(answer, ServiceError) else await answer)
+        except ServiceError as error:
+            answers.append(error)
+    return answers
+
+
+async def append_one(parts: Replica, request: ledger_pb2.NewEntry, producer: str = "executor") -> Receipt:
+    (answer,) = await append(parts, [request], producer)
+    if isinstance(answer, ServiceError):
+        raise answer
+    return answer
+
+
+async def stored(database: ServiceDatabase) -> list[bytes]:
+    """All entries of the only log, after checking that index, leaf, node and head rows are what the bytes say."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        rows = await connection.fetch("SELECT idx, leaf_hash, entry FROM ledger_entry ORDER BY idx")
+        head = await connection.fetchrow("SELECT size, frontier, root FROM ledger_head")
+        nodes = await connection.fetch("SELECT level, n, hash FROM ledger_node ORDER BY level, n")
+    finally:
+        await connection.close()
+    assert [row["idx"] for row in rows] == list(range(len(rows)))
+    assert all(row["leaf_hash"] == leaf_hash(row["entry"]) for row in rows)
+    found: list[tuple[int, int, bytes]] = []
+    frontier = Frontier().extend(
+        (row["leaf_hash"] for row in rows),
+        lambda height, index, node: found.append((height // 8, index, node)) if height % 8 == 0 else None,
+    )
+    assert (head["size"], head["frontier"], head["root"]) == (len(rows), frontier.serialize(), frontier.root())
+    assert [tuple(row) for row in nodes] == sorted(found)
+    for row in rows:
+        entries.parse(row["entry"])
+    return [row["entry"] for row in rows]
+
+
+async def test_a_log_starts_with_its_genesis_entry(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        receipt = await append_one(parts, changed())
+        log = await parts.log()
+    assert receipt.index == 1
+    genesis, _ = await stored(database)
+    parsed = entries.parse(genesis)
+    assert parsed.type == "log.genesis"
+    assert parsed.data == {"vkey": log.vkey, "shard": 0}
+    assert "acme" not in log.origin, "witnesses see the origin"
+
+
+async def test_two_replicas_that_create_a_log_at_once_make_one(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as one, replica(database) as two:
+        await asyncio.gather(append_one(one, changed()), append_one(two, changed(seq=2)))
+    assert len(await stored(database)) == 3
+
+
+async def test_replicas_racing_on_one_log_lose_nothing_and_repeat_nothing(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as one, replica(database) as two, replica(database) as three:
+        replicas = (one, two, three)
+        requests = [changed(stream=f"plan:{n}") for n in range(600)]
+
+        async def client(number: int) -> list[Receipt]:
+            return [await append_one(replicas[number % 3], request) for request in requests[number::12]]
+
+        receipts = [r for group in await asyncio.gather(*(client(n) for n in range(12))) for r in group]
+    logged = await stored(database)
+    assert len(logged) == 601
+    assert sorted(receipt.index for receipt in receipts) == list(range(1, 601))
+    assert all(logged[receipt.index] == receipt.entry for receipt in receipts)
+
+
+async def test_a_writer_that_keeps_losing_takes_the_lock_after_the_third_loss(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as fast, replica(database) as slow:
+        await append_one(fast, changed())
+        log = await slow.log()
+        tries: list[str] = []
+
+        class Unlucky(AppendStore):
+            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared]) -> bool:
+                await append_one(fast, changed(stream=f"plan:{new_id()}"))  # somebody is always faster
+                tries.append("optimistic")
+                return await super().append(log_id, wanted, batch)  # type: ignore[arg-type]
+
+            async def append_locked(self, *args: object) -> object:  # type: ignore[override]
+                tries.append("locked")
+                return await super().append_locked(*args)  # type: ignore[arg-type]
+
+        writer = LogWriter(log.log_id, Unlucky(slow.engine))
+        item = await slow.ledger._prepare(changed(stream="plan:slow"), "executor")
+        receipt = await writer.submit([item])[0]
+        assert tries == ["optimistic"] * 3 + ["locked"]
+        assert receipt.index == 5
+    await stored(database)
+
+
+async def test_a_retry_gets_the_same_index_and_other_content_is_refused(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as one, replica(database) as two:
+        request = received()
+        first = await append_one(one, request)
+        again = await append_one(two, request)
+        assert (again.index, again.entry, again.duplicate) == (first.index, first.entry, True)
+        other = received(event_id=request.event_id, subject="user:olga")
+        with pytest.raises(IdempotencyKeyReused):
+            await append_one(one, other)
+        resealed = received(event_id=request.event_id)  # the same words under a fresh salt
+        with pytest.raises(IdempotencyKeyReused):
+            await append_one(two, resealed)
+    assert len(await stored(database)) == 2
+
+
+async def test_many_concurrent_retries_of_one_entry_are_one_entry(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as one, replica(database) as two:
+        request = changed()
+        work = (append_one(replicas, request) for _ in range(100) for replicas in (one, two))
+        receipts = await asyncio.gather(*work)
+    assert {receipt.index for receipt in receipts} == {1}
+    assert sum(not receipt.duplicate for receipt in receipts) == 1
+    assert len(await stored(database)) == 2
+
+
+async def test_the_same_id_twice_in_one_batch_is_one_entry(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        request = changed()
+        other = changed(seq=7, event_id=request.event_id)
+        first, again, refused = await append(parts, [request, request, other])
+    assert isinstance(first, Receipt)
+    assert isinstance(again, Receipt)
+    assert (again.index, again.duplicate) == (first.index, True)
+    assert isinstance(refused, IdempotencyKeyReused)
+    assert len(await stored(database)) == 2
+
+
+async def test_known_entries_in_a_batch_do_not_hold_up_new_ones(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        old = [changed(stream=f"plan:{n}") for n in range(10)]
+        await append(parts, old[::2])
+        answers = await append(parts, old)
+    assert [isinstance(a, Receipt) and a.duplicate for a in answers] == [True, False] * 5
+    assert len(await stored(database)) == 11
+
+
+async def test_a_poison_entry_is_refused_alone(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed(stream="plan:0"))
+        writer = await parts.writer()
+        items = [await parts.ledger._prepare(changed(stream=f"plan:{n}"), "executor") for n in range(1, 30)]
+        poisons = (
+            Prepared("not-a-uuid", b"r" * 32, b"l" * 32, b"{}"),
+            Prepared(new_id(), b"short", b"l" * 32, b"{}"),
+            Prepared(new_id(), b"r" * 32, b"l" * 32, b"x" * 20_000),
+        )
+        futures = writer.submit([*items[:9], poisons[0], *items[9:14], poisons[1], poisons[2], *items[14:]])
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+    assert [type(a) for a in answers].count(Receipt) == 29
+    assert [type(a) for a in answers].count(InputInvalid) == 3
+    assert len(await stored(database)) == 31
+
+
+async def test_a_caller_that_goes_away_cancels_nothing(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed(stream="plan:0"))
+        writer = await parts.writer()
+        items = [await parts.ledger._prepare(changed(stream=f"plan:{n}"), "executor") for n in range(1, 20)]
+        futures = writer.submit(items)
+        for future in futures[::2]:
+            future.cancel()
+        await asyncio.gather(*futures, return_exceptions=True)
+        await writer.settled()
+    assert len(await stored(database)) == 21
+
+
+async def test_the_queue_is_bounded(fresh_database: FreshDatabase) -> None:
+    async with replica(fresh_database("audit")) as parts:
+        writer = await parts.writer()
+        with pytest.raises(QueueFull) as caught:
+            writer.check_room(QUEUE_ENTRIES + 1, 1)
+        assert caught.value.retry_after_ms
+        with pytest.raises(QueueFull):
+            writer.check_room(1, 9 << 20)
+
+
+async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed(stream="plan:0"))
+        log = await parts.log()
+
+        class Cut(AppendStore):
+            cuts = 1
+
+            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared]) -> bool:
+                done = await super().append(log_id, wanted, batch)  # type: ignore[arg-type]
+                if self.cuts:
+                    self.cuts -= 1
+                    raise asyncpg.ConnectionDoesNotExistError("the answer to COMMIT was lost")
+                return done
+
+        writer = LogWriter(log.log_id, Cut(parts.engine))
+        item = await parts.ledger._prepare(changed(stream="plan:1"), "executor")
+        receipt = await writer.submit([item])[0]
+        assert receipt.index == 2
+    assert len(await stored(database)) == 3
+
+
+async def test_a_closed_log_refuses(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed())
+        connection = await asyncpg.connect(database.admin_dsn)
+        await connection.execute("UPDATE ledger_head SET open = false")
+        await connection.close()
+        with pytest.raises(LogFrozen):
+            await append_one(parts, changed(seq=2))
+
+
+async def test_a_head_that_went_back_is_a_fork_and_nothing_more_is_appended(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed())
+        connection = await asyncpg.connect(database.admin_dsn)
+        old = await connection.fetchrow("SELECT size, frontier, root FROM ledger_head")
+        await append_one(parts, changed(seq=2))
+        await connection.execute(
+            "UPDATE ledger_head SET size = $1, frontier = $2, root = $3", old["size"], old["frontier"], old["root"]
+        )
+        with pytest.raises(LogForked):
+            await append_one(parts, changed(seq=3))
+        with pytest.raises(LogForked):
+            await append_one(parts, changed(seq=4))
+        assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 3
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "producer", "error"),
+    [
+        (changed, "policy", PeerNotAllowed),
+        (lambda: changed(environment="staging"), "executor", EnvironmentMismatch),
+        (lambda: changed(tenant="initech"), "executor", InputInvalid),
+        (lambda: changed(tenant="acme-" + "x" * 50), "executor", InputInvalid),
+    ],
+)
+async def test_what_may_not_be_written_leaves_no_trace(
+    fresh_database: FreshDatabase, request_: object, producer: str, error: type[ServiceError]
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        with pytest.raises(error):
+            await append_one(parts, request_(), producer)  # type: ignore[operator]
+    connection = await asyncpg.connect(database.admin_dsn)
+    assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    await connection.close()
+
+
+async def test_a_producer_cannot_write_the_logs_own_types(fresh_database: FreshDatabase) -> None:
+    async with replica(fresh_database("audit")) as parts:
+        request = changed()
+        request.event.log_heartbeat.size = 1
+        request.plan_digest = ""
+        with pytest.raises(PeerNotAllowed):
+            await append_one(parts, request)
+
+
+async def test_a_person_has_one_pseudonym_on_every_replica_and_another_at_another_tenant(
+    fresh_database: FreshDatabase,
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as one, replica(database) as two:
+        receipts = await asyncio.gather(
+            append_one(one, received()), append_one(two, received()), append_one(two, received(tenant="globex"))
+        )
+    subjects = [entries.parse(receipt.entry).document["subject"] for receipt in receipts]
+    assert subjects[0] == subjects[1] != subjects[2]
+    assert not any(b"ana" in receipt.entry for receipt in receipts)
+
+
+APPEND_ONLY = ("ledger_log", "ledger_entry", "ledger_node", "ledger_checkpoint", "ledger_secret")
+
+
+async def test_the_runtime_role_can_change_or_remove_no_row_of_the_ledger(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed())
+    connection = await asyncpg.connect(database.dsn)
+    partition = "ledger_entry_0"
+    for table in (*APPEND_ONLY, partition):
+        for statement in (f"UPDATE {table} SET ctid = ctid", f"DELETE FROM {table}", f"TRUNCATE {table}"):
+            with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)):
+                await connection.execute(statement)
+    for statement in (
+        f"SELECT FROM {partition}",
+        f"INSERT INTO {partition} DEFAULT VALUES",
+        "UPDATE ledger_entry SET entry = ''",
+        "UPDATE ledger_head SET open = true",
+        "DELETE FROM ledger_head",
+        "ALTER TABLE ledger_entry DISABLE TRIGGER ALL",
+        "DROP TABLE ledger_node",
+    ):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
+
+
+async def test_not_even_the_owner_changes_rows_by_accident_also_not_in_a_partition(
+    fresh_database: FreshDatabase,
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed())
+    connection = await asyncpg.connect(database.admin_dsn)
+    names = [
+        row[0] for row in await connection.fetch("SELECT relname FROM pg_class WHERE relname ~ '^ledger_entry_\\d$'")
+    ]
+    assert len(names) == 8
+    for table in ("ledger_entry", *names):
+        for statement in (f"TRUNCATE {table}",):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    (full,) = [name for name in names if await connection.fetchval(f"SELECT count(*) FROM {name}")]
+    for table in ("ledger_entry", full):
+        for statement in (f"UPDATE {table} SET entry = entry", f"DELETE FROM {table}"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    await connection.close()
+
+
+async def test_a_reader_sees_the_rows_of_the_log_it_names_and_no_setting_outlives_the_transaction(
+    fresh_database: FreshDatabase,
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append(parts, [changed(), changed(tenant="globex")])
+        acme = await parts.log()
+    connection = await asyncpg.connect(database.dsn)
+    assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('counterseal.log_id', $1, true)", str(acme.log_id))
+        rows = await connection.fetch("SELECT DISTINCT log_id FROM ledger_entry")
+    assert [row[0] for row in rows] == [acme.log_id]
+    assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    await connection.close()
+
+
+async def test_one_statement_writes_a_batch_and_its_nodes(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        requests = [changed(stream=f"plan:{n}") for n in range(1500)]
+        await append(parts, requests)
+    assert len(await stored(database)) == 1501
+
+
+async def test_settings_that_lose_commits_are_named(fresh_database: FreshDatabase) -> None:
+    async with replica(fresh_database("audit")) as parts:
+        assert set(await unsafe_settings(parts.engine)) == {"fsync", "full_page_writes", "synchronous_commit"}
+
+
+def test_a_step_is_the_tree_after_the_batch() -> None:
+    items = [Prepared(str(n), b"", leaf_hash(b"%d" % n), b"") for n in range(300)]
+    first = step(Frontier(), items[:200])
+    second = step(first.after, items[200:])
+    assert second.after == Frontier().extend(item.leaf_hash for item in items)
+    assert [(node.level, node.n) for node in second.nodes] == [(1, 0)]

@@ -1,0 +1,214 @@
+"""The audit service in this process: real PostgreSQL, real server and interceptor on mTLS, keys of its own."""
+
+import asyncio
+import base64
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+from nacl.secret import SecretBox
+from nacl.signing import SigningKey
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
+from counterseal.clock import system_clock
+from counterseal.errors import InputInvalid
+from counterseal.ids import new_id
+from counterseal.rpc.interceptor import Interceptor
+from counterseal.rpc.ledger_client import LedgerClient
+from counterseal.rpc.method_table import METHODS
+from counterseal.rpc.server import Server, ServerConfig
+from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
+from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
+from counterseal_audit.append.ledger import Ledger
+from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.append.writer import LogWriter
+from counterseal_audit.checkpoints.heads import SignedHeads
+from counterseal_audit.checkpoints.publisher import Publisher
+from counterseal_audit.checkpoints.store import CheckpointStore
+from counterseal_audit.logs.keys import PseudonymKeys
+from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.reader.service import ReaderServicer
+from counterseal_audit.reader.store import ReaderStore
+from support.certificates import Authority
+from support.postgres import ServiceDatabase
+from support.shapes import DOMAIN, ENVIRONMENT, claims, spiffe
+
+TENANTS = ("acme", "globex", "_system")
+
+
+class LocalLogSigner:
+    """Versions of an Ed25519 key, like transit's."""
+
+    def __init__(self) -> None:
+        self.keys = {1: SigningKey(b"\x01" * 32)}
+        self.calls = 0
+
+    async def public_keys(self) -> dict[int, bytes]:
+        return {version: bytes(key.verify_key) for version, key in self.keys.items()}
+
+    async def sign(self, message: bytes, version: int) -> bytes:
+        self.calls += 1
+        return self.keys[version].sign(message).signature
+
+
+class LocalSealer:
+    """Data keys wrapped by a key in this process; knows the tenants that were set up."""
+
+    def __init__(self, tenants: tuple[str, ...] = TENANTS) -> None:
+        self.tenants = tenants
+        self._box = SecretBox(b"\x02" * 32)
+
+    async def new_key(self, tenant: str) -> tuple[bytes, str]:
+        if tenant not in self.tenants:
+            raise InputInvalid("the tenant is not set up in this environment")
+        key = secrets.token_bytes(32)
+        return key, base64.b64encode(bytes(self._box.encrypt(key))).decode()
+
+    async def open(self, tenant: str, wrapped: str) -> bytes:
+        return self._box.decrypt(base64.b64decode(wrapped))
+
+
+@dataclass
+class Replica:
+    """One audit process's parts over a database."""
+
+    engine: AsyncEngine
+    signer: LocalLogSigner
+    ledger: Ledger
+    logs: LogStore
+    checkpoints: CheckpointStore
+    reader: ReaderStore
+    heads: SignedHeads
+    publisher: Publisher
+
+    async def log(self, tenant: str = "acme") -> Log:
+        return (await self.ledger.open(tenant))[0]
+
+    async def writer(self, tenant: str = "acme") -> LogWriter:
+        return (await self.ledger.open(tenant))[1]
+
+
+@asynccontextmanager
+async def replica(database: ServiceDatabase, signer: LocalLogSigner | None = None) -> AsyncIterator[Replica]:
+    """One replica; several over one database are several processes' worth of state."""
+    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0)
+    try:
+        yield _parts(engine, signer or LocalLogSigner())
+    finally:
+        await engine.dispose()
+
+
+def _parts(engine: AsyncEngine, signer: LocalLogSigner) -> Replica:
+    logs, checkpoints, heads = LogStore(engine), CheckpointStore(engine), SignedHeads()
+    ledger = Ledger(
+        engine,
+        PseudonymKeys(engine, LocalSealer()),
+        signer,
+        environment=ENVIRONMENT,
+        origin_domain=DOMAIN,
+        clock=system_clock,
+        new_id=new_id,
+    )
+    publisher = Publisher(
+        logs,
+        checkpoints,
+        ledger,
+        signer,
+        heads,
+        owner=new_id(),
+        interval_ms=100,
+        lease_seconds=5,
+        clock=system_clock,
+    )
+    return Replica(engine, signer, ledger, logs, checkpoints, ReaderStore(engine), heads, publisher)
+
+
+@dataclass
+class AuditServer:
+    """A running audit service and the identities to call it with."""
+
+    parts: Replica
+    authority: Authority
+    server: Server
+    signing_key: SigningKey
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def token(self, path: str = "cli", **changes: Any) -> str:
+        """A person's token by default: no actor, the reading scope."""
+        values = {"requester": spiffe(path), "chain": (), "scope": ("audit.read",), **changes}
+        signed = signing_input(claims(**values), "ctx-prod:1")
+        return assemble(signed, self.signing_key.sign(signed).signature)
+
+    @asynccontextmanager
+    async def channel(self, path: str) -> AsyncIterator[grpc.aio.Channel]:
+        identity = self.authority.issue(uris=[spiffe(path)])
+        name = server_name("audit", ENVIRONMENT)
+        async with open_channel(f"127.0.0.1:{self.server.port}", identity, name) as channel:
+            yield channel
+
+    @asynccontextmanager
+    async def producer(self, service: str = "executor") -> AsyncIterator[LedgerClient]:
+        async with self.channel(f"svc/{service}") as channel:
+            client = LedgerClient(channel)
+            yield client
+            await client.close()
+
+    async def export(self, directory: Path, tenant: str = "acme", min_size: int = 0) -> Path:
+        """Export a tenant's log as a person of that tenant."""
+        metadata = (("txn-token", self.token(tenant=tenant)),)
+        async with self.channel("cli") as channel:
+            stub = reader_pb2_grpc.LedgerReaderServiceStub(channel)
+            request = reader_pb2.ExportLogRequest(tenant=tenant, min_size=min_size)
+            async for piece in stub.ExportLog(request, metadata=metadata, timeout=30):
+                path = directory / piece.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab") as file:
+                    file.write(piece.content)
+        return directory
+
+
+@asynccontextmanager
+async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> AsyncIterator[AuditServer]:
+    """The service as `main` builds it, but for Vault."""
+    async with replica(database) as parts:
+        authority, signing_key = Authority.create("audit root"), SigningKey.generate()
+        public = bytes(signing_key.verify_key)
+
+        async def key(kid: str) -> bytes:
+            return public
+
+        stopping = asyncio.Event()
+        verifier = TokenVerifier(key, audience=f"{DOMAIN}/{ENVIRONMENT}", clock=system_clock)
+        interceptor = Interceptor(
+            trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock, rules=METHODS
+        )
+        own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
+        reader = ReaderServicer(parts.logs, parts.reader, parts.checkpoints, parts.ledger, stopping)
+        server = Server(
+            ServerConfig(listen="127.0.0.1:0", drain_seconds=2),
+            interceptor,
+            ServerIdentity(own).credentials(),
+            [
+                (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(parts.ledger, parts.heads)),
+                (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
+            ],
+            METHODS,
+        )
+        await server.start()
+        task = asyncio.create_task(parts.publisher.run(stopping)) if publish else None
+        running = AuditServer(parts, authority, server, signing_key, stopping)
+        try:
+            yield running
+        finally:
+            await server.stop(stopping)
+            if task is not None:
+                await task
+
+
+def with_owner(publisher: Publisher, owner: str) -> Publisher:
+    return replace(publisher, owner=owner)
