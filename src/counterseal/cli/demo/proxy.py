@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 
 from counterseal.embedded.ports import LOOPBACK
 
+_TLS_REQUEST = (80877103).to_bytes(4, "big")
+"""The body of the packet that asks for TLS; after the server's "no" the start-up packet follows."""
+
 
 @dataclass(slots=True)
 class Held:
@@ -35,8 +38,9 @@ class HoldingProxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen."""
+        """Listen; port 0 becomes the port that was free."""
         self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+        self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Close every connection."""
@@ -75,17 +79,18 @@ class HoldingProxy:
             self._tasks.discard(task)
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line) -> None:
-        """Pass the client's messages on, one by one; the first has no type byte."""
+        """Pass the client's messages on, one by one; start-up packets have no type byte."""
         head = b""
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 size = await reader.readexactly(4)
-                message = head + size + await reader.readexactly(int.from_bytes(size) - 4)
+                body = await reader.readexactly(int.from_bytes(size) - 4)
+                message = head + size + body
                 if self._armed is not None and self._armed[0] in message:
                     line.hold, self._armed = self._armed[1], None
                 writer.write(message)
                 await writer.drain()
-                head = await reader.readexactly(1)
+                head = b"" if not head and body == _TLS_REQUEST else await reader.readexactly(1)
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line) -> None:
@@ -93,14 +98,28 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, li
         while data := await reader.read(65_536):
             if line.hold is not None:
                 line.hold.answered.set()
-                # The server's end of the line must be seen even while its answer is held.
-                ended = asyncio.create_task(reader.read(65_536))
-                released = asyncio.create_task(line.hold.released.wait())
-                await asyncio.wait((ended, released), return_when=asyncio.FIRST_COMPLETED)
-                for task in (ended, released):
-                    task.cancel()
-                if not line.hold.released.is_set():
+                rest = await _until_released(reader, line.hold)
+                if rest is None:
                     return
-                line.hold = None
+                data, line.hold = data + rest, None
             writer.write(data)
             await writer.drain()
+
+
+async def _until_released(reader: asyncio.StreamReader, hold: Held) -> bytes | None:
+    """Return what else came from the server until the release; None when it ended the line before."""
+    rest = b""
+    released = asyncio.create_task(hold.released.wait())
+    try:
+        while True:
+            more = asyncio.create_task(reader.read(65_536))
+            await asyncio.wait((more, released), return_when=asyncio.FIRST_COMPLETED)
+            if not more.done():
+                more.cancel()
+                await asyncio.gather(more, return_exceptions=True)  # one reader at a time
+                return rest
+            if not more.result():
+                return None
+            rest += more.result()
+    finally:
+        released.cancel()
