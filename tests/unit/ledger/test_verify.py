@@ -13,6 +13,7 @@ from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import root_of
 from counterseal.ledger.verify import MAX_FINDINGS, Report, verify_log
 from support.exports import KEY, ORIGIN, Files, changed, files_of, genesis, log_of, sign, uuid
+from support.requirements import requirement
 
 LOG = log_of(600)
 FILES = files_of(LOG)
@@ -62,6 +63,7 @@ def test_a_flipped_byte_in_a_tile_is_named_with_its_place() -> None:
         assert "is not what was logged" not in texts(report), "the entries are not blamed"
 
 
+@requirement("ledger:tamper-named")
 @settings(max_examples=60)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_no_flipped_bit_of_any_file_goes_unnoticed(path: str, data: st.DataObject) -> None:
@@ -71,6 +73,7 @@ def test_no_flipped_bit_of_any_file_goes_unnoticed(path: str, data: st.DataObjec
     assert any(f.where.startswith(path) for f in report.findings), texts(report)
 
 
+@requirement("ledger:tamper-named")
 @pytest.mark.parametrize("path", sorted(FILES))
 def test_a_missing_file_is_incomplete_and_named(path: str) -> None:
     report = verify({name: data for name, data in FILES.items() if name != path})
@@ -93,6 +96,7 @@ def test_a_shorter_or_longer_file_is_tampered() -> None:
             assert verify({**FILES, path: data}).verdict == "tampered", path
 
 
+@requirement("ledger:tamper-named")
 def test_a_cut_tail_looks_valid_by_itself_and_is_found_against_a_kept_checkpoint() -> None:
     shorter = files_of(LOG[:500])
     assert verify(shorter).verdict is None
