@@ -59,7 +59,8 @@ _LIMITS = """SELECT set_config('statement_timeout', $1, true), set_config('lock_
 _SERVER = """(SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
  substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) AS timeline, pg_postmaster_start_time()::text AS started"""
 _MARKER = f"SELECT pg_current_xact_id()::text AS xid, {_SERVER}"
-_FLUSH = "SELECT pg_logical_emit_message(true, 'counterseal', $1, true)"
+# Not transactional: only then does PostgreSQL honour the flush; the record carries our id either way.
+_FLUSH = "SELECT pg_logical_emit_message(false, 'counterseal', $1, true)"
 _STATUS = f"SELECT {_SERVER}, pg_xact_status($1::text::xid8) AS status"
 
 
