@@ -17,7 +17,7 @@ import pytest
 from counterseal.embedded.postgres import Cluster, PostgresServer
 from counterseal_executor.connectors.base import Credential, Probe, Target, Unknown
 from counterseal_executor.connectors.postgres import PostgresConnector
-from support.connectors import attempt, call, tool
+from support.connectors import RecordingFence, attempt, call, tool
 from support.postgres import open_directory
 
 SLEEPY = {"wal_writer_delay": "10s", "bgwriter_delay": "10s", "autovacuum": "off"}
@@ -76,12 +76,11 @@ async def test_the_trap_is_real_an_id_that_was_never_flushed_is_handed_out_again
     assert await run(cluster, "SELECT coins FROM purse") == 100
 
 
-@dataclass
-class CrashingFence:
+@dataclass(kw_only=True)
+class CrashingFence(RecordingFence):
     """Stores the marker, then the target's server crashes: COMMIT is sent into the void."""
 
     cluster: Cluster
-    markers: list[Mapping[str, Any]]
 
     async def before_commit(self, marker: Mapping[str, Any]) -> None:
         self.markers.append(marker)
@@ -96,7 +95,7 @@ async def test_a_marker_is_never_taken_for_the_transaction_that_got_its_id_after
     settings = {"host": cluster.host, "port": cluster.port, "database": "postgres"}
     made = call(tool("postgres", CONFIG), Target("purse", "postgres", settings), {})
     credential = Credential(cluster.user, cluster.password)
-    fence = CrashingFence(cluster, [])
+    fence = CrashingFence(cluster=cluster)
     answer = await PostgresConnector().execute(made, credential, fence)
     assert isinstance(answer, Unknown)
     for _ in range(3):
