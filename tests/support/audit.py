@@ -15,6 +15,7 @@ from nacl.signing import SigningKey
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
+from counterseal.client.export import write_export
 from counterseal.clock import system_clock
 from counterseal.errors import InputInvalid
 from counterseal.ids import new_id
@@ -158,17 +159,23 @@ class AuditServer:
             yield client
             await client.close()
 
-    async def export(self, directory: Path, tenant: str = "acme", min_size: int = 0) -> Path:
-        """Export a tenant's log as a person of that tenant."""
+    async def pieces(self, tenant: str = "acme", min_size: int = 0) -> list[reader_pb2.ExportLogResponse]:
+        """What an export of a tenant's log sends to a person of that tenant."""
         metadata = (("txn-token", self.token(tenant=tenant)),)
         async with self.channel("cli") as channel:
             stub = reader_pb2_grpc.LedgerReaderServiceStub(channel)
             request = reader_pb2.ExportLogRequest(tenant=tenant, min_size=min_size)
-            async for piece in stub.ExportLog(request, metadata=metadata, timeout=30):
-                path = directory / piece.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("ab") as file:
-                    file.write(piece.content)
+            return [piece async for piece in stub.ExportLog(request, metadata=metadata, timeout=30)]
+
+    async def export(self, directory: Path, tenant: str = "acme", min_size: int = 0) -> Path:
+        """Export a tenant's log as the client does."""
+        pieces = await self.pieces(tenant, min_size)
+
+        async def replay() -> AsyncIterator[reader_pb2.ExportLogResponse]:
+            for piece in pieces:
+                yield piece
+
+        await write_export(replay(), directory)
         return directory
 
 

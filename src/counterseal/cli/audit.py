@@ -1,8 +1,10 @@
 """`counterseal audit ...`: verifying needs nothing but Python; what asks the service is loaded on use."""
 
+import argparse
 from typing import TYPE_CHECKING
 
 from counterseal.cli.arguments import add_json
+from counterseal.cli.options import add_options
 
 if TYPE_CHECKING:
     from counterseal.cli.arguments import Subparsers
@@ -21,3 +23,27 @@ def register(subparsers: "Subparsers") -> None:
     one.add_argument("--since", metavar="NOTE", help="a checkpoint that you kept: finds a cut or rewritten history")
     add_json(one)
     one.set_defaults(run=audit_verify.run)
+
+    one = commands.add_parser("export", help="write the tenant's log as files and verify it")
+    one.add_argument("directory", metavar="OUT_DIR", help="new, or an earlier export that this one must extend")
+    add_options(one)
+    one.set_defaults(run=_export)
+
+    one = commands.add_parser("proof", help="write one entry with its offline proof (C2SP tlog-proof)")
+    one.add_argument("entry", metavar="INDEX|EVENT_ID")
+    one.add_argument("--out", metavar="FILE", help="default: <index>.tlog-proof")
+    one.add_argument("--vkey", metavar="FILE_OR_STRING", help="the key that you pinned, default: the log's own word")
+    add_options(one)
+    one.set_defaults(run=_prove)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from counterseal.cli import audit_calls
+
+    return audit_calls.export(args)
+
+
+def _prove(args: argparse.Namespace) -> int:
+    from counterseal.cli import audit_calls
+
+    return audit_calls.prove(args)

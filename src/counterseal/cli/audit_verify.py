@@ -58,6 +58,11 @@ def run(args: argparse.Namespace) -> int:
         emit(as_json(report))
     else:
         show(report)
+    return exit_code(report)
+
+
+def exit_code(report: Report) -> int:
+    """Return the exit code that a verdict stands for."""
     return _EXITS[report.verdict]
 
 

@@ -179,6 +179,11 @@ class Person:
         """Return the tenant's latest signed checkpoint."""
         return await self._audit("GetCheckpoint", reader_pb2.GetCheckpointRequest())  # type: ignore[no-any-return]
 
+    async def inclusion_proof(self, index: int, tree_size: int = 0) -> reader_pb2.GetInclusionProofResponse:
+        """Return the proof that an entry is in the tree of a size, 0 for the latest checkpoint's."""
+        request = reader_pb2.GetInclusionProofRequest(index=index, tree_size=tree_size)
+        return await self._audit("GetInclusionProof", request)  # type: ignore[no-any-return]
+
     async def export(self, min_size: int = 0) -> AsyncIterator[reader_pb2.ExportLogResponse]:
         """Yield the files of the tenant's log, for a standard verifier, once a checkpoint covers `min_size` entries."""
         stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))

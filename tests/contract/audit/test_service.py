@@ -1,6 +1,7 @@
 """The audit service over the wire: who may append and read what, proofs, tails, exports that verify."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import pytest
 
 from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
 from counterseal.cli import main
-from counterseal.errors import IdempotencyKeyReused, InputInvalid, PeerNotAllowed
+from counterseal.cli.audit_verify import Directory, read_vkey
+from counterseal.client.export import write_export
+from counterseal.errors import IdempotencyKeyReused, InputInvalid, LogForked, PeerNotAllowed
 from counterseal.ids import new_id
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import verify_consistency, verify_inclusion
+from counterseal.ledger.verify import verify_log
 from counterseal.rpc.ledger_client import Appended, Refused
 from counterseal.rpc.ledger_wire import new_entry
 from counterseal.rpc.status import from_rpc_error
@@ -317,3 +321,39 @@ async def test_a_large_sealed_field_is_taken_and_only_its_digest_kept(fresh_data
         )
         receipt = await client.append_one(request)
     assert len(receipt.entry) < 1000
+
+
+async def test_an_interrupted_export_leaves_no_half_file_and_no_checkpoint(
+    fresh_database: FreshDatabase, tmp_path: Path
+) -> None:
+    async with audit_server(fresh_database("audit")) as server:
+        await fill(server, 300)
+        pieces = await server.pieces(min_size=301)
+
+    async def cut(count: int) -> Any:
+        for piece in pieces[:count]:
+            yield piece
+
+    for count in range(1, len(pieces)):
+        with contextlib.suppress(RuntimeError):
+            await write_export(broken(cut(count)), tmp_path / str(count))
+        assert not (tmp_path / str(count) / "checkpoint").exists()
+    assert await write_export(cut(len(pieces)), tmp_path / "whole") == 301
+    assert verify_log(Directory(tmp_path / "whole"), read_vkey(str(tmp_path / "whole/vkey"))).verdict is None
+
+
+async def broken(pieces: Any) -> Any:
+    async for piece in pieces:
+        yield piece
+    raise RuntimeError("the connection broke")
+
+
+@pytest.mark.parametrize("path", ["../evil", "tile/0/../../evil", "/etc/evil", "tile/0/0", ".profile"])
+async def test_a_service_cannot_make_the_client_write_elsewhere(tmp_path: Path, path: str) -> None:
+    async def pieces() -> Any:
+        yield reader_pb2.ExportLogResponse(path=path, content=b"x", size=1)
+        yield reader_pb2.ExportLogResponse(path="checkpoint", content=b"x")
+
+    with pytest.raises(LogForked):
+        await write_export(pieces(), tmp_path / "export")
+    assert not list(tmp_path.rglob("evil"))

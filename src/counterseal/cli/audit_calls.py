@@ -1,0 +1,91 @@
+"""`audit export` and `audit proof`: what an auditor takes home, checked before it is kept."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from counterseal.cli import exits
+from counterseal.cli.audit_verify import Directory, as_json, exit_code, read_vkey, show
+from counterseal.cli.output import complain, emit, say
+from counterseal.errors import InputInvalid
+from counterseal.ids import is_id
+from counterseal.ledger import proof as proofs
+from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.note import VerifierKey
+from counterseal.ledger.verify import verify_log
+
+if TYPE_CHECKING:
+    from counterseal.client import Person
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the tenant's whole log into a directory and verify it with the key that it names."""
+    from counterseal.cli.session import as_person
+    from counterseal.client.export import write_export
+
+    directory = Path(args.directory)
+    kept = (directory / "checkpoint").read_bytes() if (directory / "checkpoint").is_file() else None
+    try:
+        pinned = read_vkey(str(directory / "vkey")) if (directory / "vkey").is_file() else None
+    except VerificationError as error:
+        complain(f"{directory / 'vkey'}: {error.message}")
+        return exits.TAMPERED
+
+    async def work(person: "Person") -> int:
+        # Everything that is in the log now: a checkpoint covers it within its interval.
+        await write_export(person.export((await person.checkpoint()).log_size), directory)
+        return exits.OK
+
+    code = as_person(args, work)
+    if code != exits.OK:
+        return code
+    # An export into the place of an earlier one must extend it, under the same key.
+    report = verify_log(Directory(directory), pinned or read_vkey(str(directory / "vkey")), kept)
+    if args.json:
+        emit({"directory": str(directory), **as_json(report)})
+    else:
+        show(report)
+        say(f"written to   {directory}")
+    return exit_code(report)
+
+
+def prove(args: argparse.Namespace) -> int:
+    """Write one entry and its offline proof (C2SP tlog-proof) after checking them against the log's key."""
+    from counterseal.cli.session import as_person
+
+    by_index = args.entry.isascii() and args.entry.isdigit() and len(args.entry) < 19
+    if not by_index and not is_id(args.entry):
+        raise InputInvalid("an entry is named by its index or its event id")
+    try:
+        pinned = read_vkey(args.vkey) if args.vkey else None
+    except VerificationError as error:
+        complain(f"--vkey: {error.message}")
+        return exits.USAGE
+    found: list[tuple[int, bytes, bytes, str]] = []
+
+    async def work(person: "Person") -> int:
+        entry = (await (person.entry(index=int(args.entry)) if by_index else person.entry(event_id=args.entry))).entry
+        head = await person.checkpoint()
+        proof = await person.inclusion_proof(entry.index, head.size)
+        found.append((entry.index, entry.entry, proof.tlog_proof, head.vkey))
+        return exits.OK
+
+    code = as_person(args, work)
+    if code != exits.OK:
+        return code
+    ((index, entry, proof, vkey),) = found
+    try:
+        checkpoint = proofs.parse(proof).verify(entry, [pinned or VerifierKey.parse(vkey)])
+    except VerificationError as error:
+        complain(error.diagnostics())
+        return exits.TAMPERED
+    out = Path(args.out or f"{index}.tlog-proof")
+    out.write_bytes(proof)
+    out.with_suffix(".entry.json").write_bytes(entry)
+    if args.json:
+        emit({"index": index, "size": checkpoint.size, "origin": checkpoint.origin, "proof": str(out)})
+    else:
+        say(f"entry        {index} of {checkpoint.size}, log {checkpoint.origin}")
+        say(f"proof        {out}, verified{'' if pinned else ' with the key that the service names; pin it'}")
+        say(f"entry bytes  {out.with_suffix('.entry.json')}")
+    return exits.OK
