@@ -1,0 +1,156 @@
+"""`counterseal kill` tells executor and credentials itself when policy is silent, and says what it could not do."""
+# ruff: noqa: N802 (the names are the methods of the protos)
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from counterseal.api.common.v1.containment_pb2 import ContainmentState
+from counterseal.api.credentials.v1 import grant_admin_pb2, grant_admin_pb2_grpc
+from counterseal.api.executor.v1 import operator_pb2, operator_pb2_grpc
+from counterseal.cli import main
+from counterseal.clock import system_clock
+from counterseal.errors import InputInvalid, TokenInvalid
+from counterseal.rpc.interceptor import Interceptor
+from counterseal.rpc.method_table import METHODS
+from counterseal.rpc.server import Server, ServerConfig
+from counterseal.rpc.tls import ServerIdentity, server_name
+from counterseal.rpc.txn_token import TokenClaims
+from support.certificates import Authority
+from support.shapes import DOMAIN, ENVIRONMENT, spiffe
+
+NOW = Timestamp(seconds=1_795_330_000)
+
+
+class Executor(operator_pb2_grpc.OperatorServiceServicer):
+    """Stops whatever it is told to."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, str]] = []
+
+    async def HaltScope(self, request: Any, context: Any) -> Any:
+        if request.scope.startswith("nonsense"):
+            raise InputInvalid("not a scope")
+        self.told.append((request.scope, request.epoch, request.reason_code))
+        state = ContainmentState(scope=request.scope, epoch=4, stopped=True)
+        return operator_pb2.HaltScopeResponse(state=state, stopped_time=NOW, quiesced_time=NOW)
+
+    async def GetBarrier(self, request: Any, context: Any) -> Any:
+        return operator_pb2.GetBarrierResponse()
+
+    async def ResumePlan(self, request: Any, context: Any) -> Any:
+        return operator_pb2.ResumePlanResponse()
+
+    async def ListInDoubt(self, request: Any, context: Any) -> Any:
+        return operator_pb2.ListInDoubtResponse()
+
+    async def ResolveStep(self, request: Any, context: Any) -> Any:
+        return operator_pb2.ResolveStepResponse()
+
+
+class Credentials(grant_admin_pb2_grpc.GrantAdminServiceServicer):
+    """Has three credentials in every scope."""
+
+    async def RevokeScope(self, request: Any, context: Any) -> Any:
+        state = ContainmentState(scope=request.scope, epoch=5, stopped=True)
+        return grant_admin_pb2.RevokeScopeResponse(state=state, credential_count=3, revoked_count=3, revoked_time=NOW)
+
+    async def GetBarrier(self, request: Any, context: Any) -> Any:
+        return grant_admin_pb2.GetBarrierResponse()
+
+    async def ListGrants(self, request: Any, context: Any) -> Any:
+        return grant_admin_pb2.ListGrantsResponse()
+
+
+@dataclass
+class World:
+    executor: Executor
+    servers: dict[str, Server]
+    profile: Path
+
+    async def kill(self, *argv: str) -> int:
+        arguments = ["kill", "--profile", str(self.profile), "--json", "--seconds", "5", *argv]
+        return await asyncio.get_running_loop().run_in_executor(None, main, arguments)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    authority, executor = Authority.create("kill"), Executor()
+
+    async def nobody(token: str) -> TokenClaims:
+        raise TokenInvalid
+
+    add_operator = operator_pb2_grpc.add_OperatorServiceServicer_to_server
+    add_grants = grant_admin_pb2_grpc.add_GrantAdminServiceServicer_to_server
+    servers = {}
+    for name, registration in (("executor", (add_operator, executor)), ("credentials", (add_grants, Credentials()))):
+        own = authority.issue(uris=[spiffe(f"svc/{name}")], dns=[server_name(name, ENVIRONMENT)])
+        interceptor = Interceptor(DOMAIN, ENVIRONMENT, nobody, system_clock)
+        config = ServerConfig(listen="127.0.0.1:0", drain_seconds=1)
+        servers[name] = Server(config, interceptor, ServerIdentity(own).credentials(), [registration], METHODS)
+        await servers[name].start()
+    mine = authority.issue(uris=[spiffe("operator")])
+    for file, text in (("cert.pem", mine.cert_pem), ("key.pem", mine.key_pem), ("ca.pem", mine.ca_pem)):
+        (tmp_path / file).write_bytes(text)
+    profile = tmp_path / "profile.toml"
+    profile.write_text(
+        f'environment = "{ENVIRONMENT}"\ntrust_domain = "{DOMAIN}"\nspiffe_id = "{spiffe("operator")}"\n'
+        'tenant = "acme"\nclient_id = "x"\ncert_file = "cert.pem"\nkey_file = "key.pem"\nca_file = "ca.pem"\n'
+        '[services]\npolicy = "127.0.0.1:1"\naudit = "127.0.0.1:1"\n'
+        f'executor = "127.0.0.1:{servers["executor"].port}"\n'
+        f'credentials = "127.0.0.1:{servers["credentials"].port}"\n'
+    )
+    yield World(executor, servers, profile)
+    for server in servers.values():
+        await server.stop(asyncio.Event())
+
+
+async def test_without_policy_both_barriers_are_told_directly(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert await world.kill("--all-of-tenant") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert world.executor.told == [("tenant:acme", 0, "OPERATOR_STOP")]
+    assert (said["scope"], said["epoch"], said["policy"]) == ("tenant:acme", 5, False)
+    assert (said["revoked_count"], said["credential_count"]) == (3, 3)
+    assert "not yet" not in (said["stopped"], said["revoked"], said["quiesced"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "scope"),
+    [
+        (["--environment"], "environment:prod"),
+        (["--agent", "refund-bot"], "agent:acme/refund-bot"),
+        (["--tool", "shop.refund"], "tool:acme/shop.refund"),
+        (["--request", "r-1"], "request:acme/r-1"),
+        (["--plan", "sha256:ab"], "plan:sha256:ab"),
+        (["--scope", "tenant:globex"], "tenant:globex"),
+    ],
+)
+async def test_each_scope_has_its_option(world: World, argv: list[str], scope: str) -> None:
+    assert await world.kill(*argv) == 0
+    assert world.executor.told[0][0] == scope
+
+
+async def test_one_that_is_away_is_named_and_the_exit_code_says_incomplete(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await world.servers["credentials"].stop(asyncio.Event())
+    assert await world.kill("--all-of-tenant") == 3
+    said = json.loads(capsys.readouterr().out)
+    assert said["stopped"] != "not yet"
+    assert said["revoked"] == "not yet"
+    assert any(problem.startswith("credentials: CREDENTIALS_UNAVAILABLE") for problem in said["problems"])
+
+
+async def test_when_nobody_answers_the_exit_code_is_unavailable(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for server in world.servers.values():
+        await server.stop(asyncio.Event())
+    assert await world.kill("--all-of-tenant") == 8
+    assert "Traceback" not in capsys.readouterr().err
