@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo test check tau lint protos protos-baseline stubs bench guarantees clean
+.PHONY: help demo test check tau lint protos protos-baseline stubs bench guarantees interop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,5 +46,13 @@ guarantees: $(STAMP) ## docs/reference/guarantees.md from tests/requirements.tom
 protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatible with; in the commit that closes an issue
 	$(BIN)/buf build -o protos/baseline.binpb
 
+.venv-interop/.stamp: Makefile
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/pip install --quiet --disable-pip-version-check tlog-scales==0.0.3 sigstore==4.5.1
+	@touch $@
+
+interop: $(STAMP) .venv-interop/.stamp ## exports read by verifiers of other people, in an environment of their own
+	$(BIN)/pytest tests/interop/test_foreign_verifiers.py
+
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .venv-protos build
+	rm -rf $(VENV) .venv-protos .venv-interop build
