@@ -1,0 +1,84 @@
+"""A server process whose handlers do nothing, on the suite's own server configuration: the floor of every RPC.
+
+`python -m bench.empty_server DIR --with interceptor|nothing` reads its certificate and the token key from DIR, prints
+its port and serves until it is ended. `GetPlan` is the empty unary call, `AppendStream` answers each batch emptily.
+"""
+
+import argparse
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from bench.material import DOMAIN, ENVIRONMENT, KID, Material
+from counterseal import telemetry
+from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
+from counterseal.api.executor.v1 import plan_pb2, plan_pb2_grpc
+from counterseal.clock import system_clock
+from counterseal.identity import audience
+from counterseal.rpc.interceptor import Interceptor
+from counterseal.rpc.keys import UnknownKey
+from counterseal.rpc.server import ServerConfig, _options
+from counterseal.rpc.tls import ServerIdentity
+from counterseal.rpc.txn_token import TokenVerifier
+from counterseal.telemetry import TelemetryConfig
+
+
+class Plans(plan_pb2_grpc.PlanServiceServicer):
+    """One empty unary method."""
+
+    async def GetPlan(self, request: Any, context: Any) -> plan_pb2.GetPlanResponse:  # noqa: N802
+        """Answer."""
+        return plan_pb2.GetPlanResponse()
+
+
+class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
+    """Empty answers in the ledger's shapes."""
+
+    async def AppendStream(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """Answer each message."""
+        async for _ in request_iterator:
+            yield ledger_pb2.AppendStreamResponse()
+
+
+async def serve(folder: Path, interceptors: str) -> None:
+    """Serve until SIGTERM."""
+    material = Material.load(folder)
+
+    async def key(kid: str) -> bytes:
+        if kid != KID:
+            raise UnknownKey(kid)
+        return material.public_key
+
+    verifier = TokenVerifier(key, audience=audience(DOMAIN, ENVIRONMENT), clock=system_clock)
+    ours = Interceptor(trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock)
+    config = ServerConfig(listen="127.0.0.1:0")
+    server = grpc.aio.server(interceptors=[ours] if interceptors == "interceptor" else [], options=_options(config))
+    add_plans: Any = plan_pb2_grpc.add_PlanServiceServicer_to_server
+    add_plans(Plans(), server)
+    add_ledger: Any = ledger_pb2_grpc.add_LedgerServiceServicer_to_server
+    add_ledger(Ledger(), server)
+    port = server.add_secure_port(config.listen, ServerIdentity(material.server).credentials())
+    await server.start()
+    print(port, flush=True)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await server.stop(1)
+
+
+def main() -> None:
+    """Parse and serve; logs, the access log included, go to standard error as in production."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--with", dest="interceptors", choices=("interceptor", "nothing"), required=True)
+    arguments = parser.parse_args()
+    telemetry.configure(TelemetryConfig(), {"service": "executor", "environment": ENVIRONMENT})
+    asyncio.run(serve(arguments.folder, arguments.interceptors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One module per scenario: `async def run(settings) -> Result`."""

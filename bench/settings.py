@@ -1,0 +1,35 @@
+"""How a run is asked for, and what a scenario gives back."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.measure import Comparison, Load
+from bench.report import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """work: a folder for data and logs. quick: short rounds, for CI: it shows that scenarios run, not how fast."""
+
+    work: Path
+    quick: bool
+
+    def load(self, callers: int) -> Load:
+        """Five rounds of three seconds; quick: two of half a second."""
+        return Load(callers, 0.5, 2, 0.3) if self.quick else Load(callers, 3.0, 5, 1.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Figures for the table, and the comparisons behind them."""
+
+    figures: list[Figure] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+
+
+class Skipped(Exception):
+    """A scenario cannot run here; the text says why."""
+
+
+Scenario = Callable[[Settings], Awaitable[Result]]
