@@ -271,6 +271,36 @@ async def test_a_unary_call_without_a_deadline_has_one_all_the_same() -> None:
     await served.server.stop(served.stopping)
 
 
+@pytest.mark.parametrize("shape", ["UnaryUnary", "UnaryStream"])
+async def test_at_the_clients_deadline_the_handler_ends_and_the_call_is_accounted_so(shape: str) -> None:
+    ended = asyncio.Event()
+
+    async def hang(_: NewEntry) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    served = await shapes.start(hang)
+    lines = io.StringIO()
+    keep = logging.StreamHandler(lines)
+    keep.setFormatter(telemetry.JsonFormatter({}))
+    log = logging.getLogger("counterseal.access")
+    level = log.level
+    log.addHandler(keep)
+    log.setLevel(logging.INFO)
+    try:
+        with pytest.raises(grpc.aio.AioRpcError) as info:
+            await served.call(shape, served.identity(), served.token(), NewEntry(), timeout=0.5)
+        assert info.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.wait_for(ended.wait(), 5)
+        await served.server.stop(served.stopping)
+    finally:
+        log.removeHandler(keep)
+        log.setLevel(level)
+    assert [json.loads(line)["code"] for line in lines.getvalue().splitlines()] == ["DEADLINE_EXCEEDED"]
+
+
 async def test_a_stream_ends_when_its_token_does(served: Shapes) -> None:
     now = system_clock() // 1000
     token = served.token(issue_time=now - 298, expire_time=now + 2)
