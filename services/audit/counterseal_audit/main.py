@@ -6,6 +6,7 @@ from typing import Any
 from counterseal import config as configuration
 from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2_grpc
 from counterseal.config import ConfigError
+from counterseal.rpc.refusals import RefusalRecorder
 from counterseal.rpc.runtime import Runtime, run_service
 from counterseal.rpc.server import Registration
 from counterseal_audit.append.ledger import Ledger
@@ -49,6 +50,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         lease_seconds=config.lease_seconds,
         clock=rt.clock,
     )
+    rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
     reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
     return [

@@ -24,6 +24,7 @@ from counterseal.rpc.ledger_client import Appended, LedgerClient
 from counterseal.rpc.tls import Identity, open_channel, server_name
 from counterseal.vault import Vault
 from counterseal.vault.names import Environment
+from counterseal_audit.main import main
 from support.entries import changed, received
 from support.postgres import open_directory
 from support.requirements import requirement
@@ -172,3 +173,11 @@ def test_the_process_refuses_a_database_that_may_lose_commits(tmp_path: Path) ->
     code, out = asyncio.run(run())
     assert code == 2
     assert "fsync is off" in out
+
+
+def test_the_example_configuration_is_accepted(tmp_path: Path) -> None:
+    example = Path(__file__).resolve().parents[3] / "services/audit/config.example.toml"
+    assert main(["--config", str(example), "--check-config"]) == 0
+    broken = tmp_path / "audit.toml"
+    broken.write_text(example.read_text().replace("lease_seconds = 5", "lease_seconds = 0\nlease = 1"))
+    assert main(["--config", str(broken), "--check-config"]) == 2

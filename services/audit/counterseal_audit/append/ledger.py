@@ -77,6 +77,13 @@ class Ledger:
                 answers[position] = future
         return [answer for answer in answers if answer is not None]
 
+    async def record(self, request: ledger_pb2.NewEntry) -> None:
+        """Append one entry of this service's own and wait until it is durable. Raises the reason of a refusal."""
+        (answer,) = await self.submit([request], "audit")
+        if isinstance(answer, ServiceError):
+            raise answer
+        await asyncio.shield(answer)
+
     async def open(self, tenant: str) -> tuple[Log, LogWriter]:
         """Return the tenant's log and its writer, creating the log with its genesis entry if there is none."""
         known = self._known.get(tenant)
