@@ -164,6 +164,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """Something failed that the caller cannot mend. Next action: NONE."""
     REASON_TARGET_REFUSED: _Reason.ValueType  # 70
     """The target definitely refused the effect; `error_code` says how. Next action: NONE."""
+    REASON_APPROVAL_REJECTED: _Reason.ValueType  # 71
+    """A person refused the plan; one refusal ends it. Propose another plan. Next action: NONE."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every reason that a denial, an error or a step outcome can carry.
@@ -313,4 +315,6 @@ REASON_INTERNAL: Reason.ValueType  # 69
 """Something failed that the caller cannot mend. Next action: NONE."""
 REASON_TARGET_REFUSED: Reason.ValueType  # 70
 """The target definitely refused the effect; `error_code` says how. Next action: NONE."""
+REASON_APPROVAL_REJECTED: Reason.ValueType  # 71
+"""A person refused the plan; one refusal ends it. Propose another plan. Next action: NONE."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
