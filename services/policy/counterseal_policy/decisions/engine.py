@@ -221,7 +221,7 @@ def _step(
             RuleVerdict(rule.name, rule.scope, rule.effect, verdict, cause, rule.shadow)
             for rule, verdict, cause in verdicts
         ),
-        rules=tuple(answer.rules),
+        rules=answer.decisive(),
         requirements=tuple(answer.requirements),
         obligations=tuple(answer.obligations),
         safer_alternative=answer.safer_alternative,
@@ -235,7 +235,7 @@ class _Answer:
     def __init__(self) -> None:
         self.outcome = ALLOW
         self.reasons: list[tuple[str, str]] = []
-        self.rules: list[str] = []
+        self.rules: list[CompiledRule] = []
         self.requirements: list[Requirement] = []
         self.obligations: list[Owed] = []
         self.safer_alternative: str | None = None
@@ -252,6 +252,10 @@ class _Answer:
                 source, code, approvers.need, approvers.roles, approvers.decide_within_ms, approvers.valid_for_ms
             )
         )
+
+    def decisive(self) -> tuple[str, ...]:
+        """The rules behind the outcome: of a denial those that deny, else all that carry or restrict the step."""
+        return tuple(rule.name for rule in self.rules if self.outcome != DENY or rule.effect == "DENY")
 
     def codes(self) -> tuple[str, ...]:
         """The reasons of the outcome itself: a denial does not list what would have needed an approval."""
@@ -298,8 +302,8 @@ def _bases(verdicts: Sequence[tuple[CompiledRule, str]], answer: _Answer) -> Non
 
 
 def _decided_by(rule: CompiledRule, answer: _Answer) -> None:
-    if rule.name not in answer.rules:
-        answer.rules.append(rule.name)
+    if rule not in answer.rules:
+        answer.rules.append(rule)
     if rule.rule.safer_alternative is not None and answer.safer_alternative is None:
         answer.safer_alternative = rule.rule.safer_alternative
 

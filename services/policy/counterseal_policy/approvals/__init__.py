@@ -1,0 +1,1 @@
+"""People's votes on exact bytes under an exact card."""

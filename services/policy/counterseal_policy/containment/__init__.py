@@ -1,0 +1,1 @@
+"""The kill switch's source of truth: trip, lift, watch, and adopting what was stopped without us."""

@@ -1,0 +1,542 @@
+"""Life of a decision: judge, one short transaction, ledger, signature.
+
+1. Judge the bytes under the active policy; no transaction is open meanwhile.
+2. One transaction: the barrier's lock shared, containment in the next statement, the approval task, row and outbox.
+3. The ledger acknowledges the entry.
+4. Sign. The signature is last, so no usable ALLOW lacks a ledger entry.
+No RPC is made inside the transaction. A crash after 2 or 3 leaves a recorded decision that nobody can use.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.canonical import digest, parse_canonical, parse_strict
+from counterseal.clock import Clock
+from counterseal.documents import plan as plans
+from counterseal.documents.decision import (
+    MAX_LIFE_MS,
+    Context,
+    Obligation,
+    ScopeEpoch,
+    Statement,
+    StepDecision,
+    build_statement,
+    nested_act,
+    signing_input,
+)
+from counterseal.errors import InputInvalid, PlanDigestMismatch, SnapshotMismatch
+from counterseal.identity import Caller
+from counterseal.ids import IdSource
+from counterseal.rpc.ledger_wire import caller_texts, new_entry
+from counterseal.rpc.outbox import Outbox
+from counterseal.vault import Signer
+from counterseal_policy.approvals import engine as approvals
+from counterseal_policy.approvals import store as tasks
+from counterseal_policy.config import PolicyConfig
+from counterseal_policy.containment import store as containment
+from counterseal_policy.containment.adoption import Adoption
+from counterseal_policy.containment.engine import plan_scopes, rose
+from counterseal_policy.database import lock_barrier, transaction
+from counterseal_policy.decisions import intake, record
+from counterseal_policy.decisions import store as decisions
+from counterseal_policy.decisions.assembler import Request, StepInput
+from counterseal_policy.decisions.card import build_card
+from counterseal_policy.decisions.engine import Question, evaluate_stepwise
+from counterseal_policy.decisions.gates import governance
+from counterseal_policy.decisions.outcome import ALLOW, DENY, REQUIRE_APPROVAL, Evaluation, denied
+from counterseal_policy.snapshots.active import ActivePolicies, ActivePolicy
+
+PREVIEW, COMMIT, COMPENSATE = "PREVIEW", "COMMIT", "COMPENSATE"
+AUDIENCE = ("executor", "credentials")
+_NOT_COMMITTED = denied("APPROVAL_OUT_OF_SCOPE", "the plan was never allowed to commit")
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A statement with its signature and key id."""
+
+    statement: bytes
+    signature: bytes
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A decision as it is told: `signed` is present where it can be used."""
+
+    decision_id: str
+    purpose: str
+    evaluation: Evaluation
+    snapshot_id: str
+    task_id: str | None
+    card_digest: str | None
+    expire_time_ms: int
+    signed: Signed | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanQuestion:
+    """What `AuthorizePlan` is asked with; bodies are canonical bytes."""
+
+    body: bytes
+    digest: str
+    purpose: str
+    descriptors: Sequence[bytes]
+    previews: Sequence[bytes] = ()
+    rationale: bytes = b""
+    supported_obligations: frozenset[str] = frozenset()
+    snapshot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One decision in the making."""
+
+    caller: Caller
+    decision_id: str
+    event_id: str
+    purpose: str
+    digest: str
+    tools: tuple[str, ...]
+    evaluation: Evaluation
+    active: ActivePolicy | None
+    taint: bool
+    plan: plans.Plan | None = None
+    descriptors: intake.Descriptors | None = None
+    request: Request | None = None
+    rationale: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Approval:
+    """What the approval task adds to a decision."""
+
+    evaluation: Evaluation
+    task_id: str | None = None
+    card: bytes | None = None
+    card_digest: str | None = None
+    votes: tuple[str, ...] = ()
+    until_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Decider:
+    """Makes decisions. randomness(n) returns n random bytes."""
+
+    engine: AsyncEngine
+    outbox: Outbox
+    signer: Signer
+    policies: ActivePolicies
+    adoption: Adoption
+    config: PolicyConfig
+    environment: str
+    clock: Clock
+    new_id: IdSource
+    randomness: Callable[[int], bytes]
+
+    async def decide_draft(
+        self,
+        caller: Caller,
+        body: bytes,
+        claimed_digest: str,
+        descriptors: Sequence[bytes],
+        supported_obligations: frozenset[str],
+    ) -> Answer:
+        """Judge a draft, so that its preconditions may be read. Raises ServiceError when no decision can be made."""
+        draft = plans.parse_draft(parse_canonical(body))
+        if draft.digest != claimed_digest:
+            raise PlanDigestMismatch("the digest is not that of the draft's bytes")
+        active = await self.policies.get(caller.tenant)
+        request = intake.request_of(caller, draft.content, taint=False)
+        evaluation: Evaluation
+        try:
+            steps = intake.draft_steps(draft, intake.descriptors(descriptors))
+            evaluation = await self._judge(active, request, steps, draft.digest, supported_obligations, draft=True)
+        except InputInvalid as error:
+            evaluation = denied("INPUT_INVALID", error.message)
+        tools = _tool_names(draft.content.steps)
+        return await self._finish(
+            _Case(caller, self.new_id(), self.new_id(), PREVIEW, draft.digest, tools, evaluation, active, taint=False)
+        )
+
+    async def authorize(self, caller: Caller, question: PlanQuestion) -> Answer:
+        """Judge exact plan bytes. Raises ServiceError when no decision can be made."""
+        if digest(plans.KIND, question.body) != question.digest:
+            raise PlanDigestMismatch("the digest is not that of the plan's bytes")
+        plan = plans.parse_plan(question.body)
+        intake.check_actor(plan, caller)
+        active = await self.policies.get(caller.tenant)
+        if question.snapshot_id and question.snapshot_id != (active.snapshot_id if active else ""):
+            raise SnapshotMismatch("the pinned snapshot is not the active one")
+        request = intake.request_of(caller, plan.content, taint=plan.taint)
+        found: intake.Descriptors = {}
+        try:
+            found = intake.descriptors(question.descriptors)
+            intake.check_beside(plan, question.previews, question.rationale)
+            evaluation = await self._judge_plan(caller, plan, active, request, found, question)
+        except InputInvalid as error:
+            evaluation = denied("INPUT_INVALID", error.message)
+        return await self._finish(
+            _Case(
+                caller,
+                self.new_id(),
+                self.new_id(),
+                question.purpose,
+                plan.digest,
+                _tool_names(plan.steps),
+                evaluation,
+                active,
+                taint=plan.taint,
+                plan=plan,
+                descriptors=found,
+                request=request,
+                rationale=_rationale(question.rationale),
+            )
+        )
+
+    async def _judge_plan(
+        self,
+        caller: Caller,
+        plan: plans.Plan,
+        active: ActivePolicy | None,
+        request: Request,
+        found: intake.Descriptors,
+        question: PlanQuestion,
+    ) -> Evaluation:
+        if plan.environment != self.environment:
+            return denied("ENVIRONMENT_MISMATCH", "the plan is of another environment")
+        if plan.tenant != caller.tenant:
+            return denied("TENANT_MISMATCH", "the plan is of another tenant")
+        if question.purpose == COMPENSATE:
+            # Undo was judged and approved with the plan: a rollback needs no new permission, only that the plan was
+            # committed, which `_finish` looks up, and that no scope is stopped.
+            return _NOT_COMMITTED
+        steps = intake.plan_steps(plan, found)
+        return await self._judge(active, request, steps, plan.digest, question.supported_obligations, draft=False)
+
+    async def _judge(
+        self,
+        active: ActivePolicy | None,
+        request: Request,
+        steps: tuple[StepInput, ...],
+        plan_digest: str,
+        supported: frozenset[str],
+        *,
+        draft: bool,
+    ) -> Evaluation:
+        if active is None:
+            return denied("NO_ACTIVE_POLICY", "no policy is active")
+        run = evaluate_stepwise(
+            Question(
+                policy=active.policy,
+                request=request,
+                steps=steps,
+                plan_digest=plan_digest,
+                now_ms=self.clock(),
+                draft=draft,
+                supported_obligations=supported,
+            )
+        )
+        while True:
+            try:
+                next(run)
+            except StopIteration as done:
+                evaluation: Evaluation = done.value
+                return evaluation
+            await asyncio.sleep(0)
+
+    async def _finish(self, case: _Case) -> Answer:
+        caller, snapshot_id = case.caller, case.active.snapshot_id if case.active else ""
+        if case.evaluation.outcome != DENY or case.purpose == COMPENSATE:
+            self.adoption.check()
+        requested: str | None = None
+        async with transaction(self.engine, caller.tenant) as connection:
+            await lock_barrier(connection)
+            requests = (*((case.plan.request_id,) if case.plan else ()), caller.request_id)
+            scopes = plan_scopes(self.environment, caller.tenant, caller.agent or "", case.tools, case.digest, requests)
+            states = await containment.read_scopes(connection, scopes)
+            epochs = {scope: states[scope].epoch if scope in states else 0 for scope in scopes}
+            stopped = sorted(scope for scope, state in states.items() if state.stopped)
+            steps_body = record.steps_body(case.evaluation)
+            if case.evaluation is _NOT_COMMITTED:
+                committed = await decisions.committed(connection, caller.tenant, case.digest)
+                if committed is not None:
+                    case = replace(case, evaluation=_undo_allowed(committed))
+                    steps_body, snapshot_id = committed.steps, committed.snapshot_id
+            if stopped:
+                refused = denied("CONTAINED", f"stopped: {', '.join(stopped)}", case.evaluation.steps)
+                case = replace(case, evaluation=refused)
+            approval = _Approval(case.evaluation)
+            if case.evaluation.outcome == REQUIRE_APPROVAL and case.plan is not None:
+                approval, requested = await self._approvals(connection, case, epochs)
+            now = self.clock()
+            expire = min(now + MAX_LIFE_MS, approval.until_ms or now + MAX_LIFE_MS)
+            statement = None
+            if _usable(case.purpose, approval.evaluation.outcome) and expire > now:
+                statement = self._statement(case, approval, epochs, steps_body, snapshot_id, now, expire)
+            if approval.votes and approval.task_id is not None:
+                await tasks.note_decision(connection, approval.task_id, expire)
+            await decisions.insert(
+                connection,
+                decisions.DecisionRow(
+                    decision_id=case.decision_id,
+                    tenant=caller.tenant,
+                    purpose=case.purpose,
+                    plan_digest=case.digest,
+                    request_id=caller.request_id,
+                    subject=caller.subject,
+                    agent=caller.agent or "",
+                    snapshot_id=snapshot_id,
+                    task_id=approval.task_id,
+                    event_id=case.event_id,
+                    steps=steps_body,
+                    record=record.record_body(caller, approval.evaluation, {"epochs": epochs, "txn": caller.txn}),
+                    statement=statement.body if statement else None,
+                ),
+                approval.evaluation,
+            )
+            await self.outbox.put(connection, self._entry(case, approval, snapshot_id, now))
+        await self.outbox.deliver(case.event_id)
+        if requested is not None:
+            await self.outbox.deliver(requested)
+        signed = None
+        if statement is not None:
+            signature, key = await self.signer.sign(signing_input(statement.body))
+            signed = Signed(statement.body, signature, key)
+        return Answer(
+            case.decision_id,
+            case.purpose,
+            approval.evaluation,
+            snapshot_id,
+            approval.task_id,
+            approval.card_digest,
+            expire,
+            signed,
+        )
+
+    async def _approvals(
+        self, connection: AsyncConnection, case: _Case, epochs: dict[str, int]
+    ) -> tuple[_Approval, str | None]:
+        """Look for a task whose votes cover what is asked now; else make one. The only way down to ALLOW."""
+        evaluation, active = case.evaluation, case.active
+        assert active is not None  # noqa: S101 (an evaluation that asks for approval has a policy)
+        signed_classes = governance(active.policy.settings, self.environment).signed_votes
+        now = approvals.basis(evaluation, epochs, signed_classes)
+        await tasks.lock_plan(connection, case.digest)
+        task = await tasks.lock_live(connection, case.digest)
+        extra: tuple[str, ...] = ()
+        if task is None:
+            last = await tasks.newest(connection, case.digest)
+            if last is not None and last.state == "REJECTED":
+                return _Approval(denied("APPROVAL_REJECTED", "a person refused the plan", evaluation.steps)), None
+        elif task.expired:
+            extra = ("APPROVAL_EXPIRED",)
+            await tasks.set_state(connection, task.task_id, "EXPIRED")
+            await self.outbox.put(connection, expired_entry(task, self.environment, self.new_id(), self.clock()))
+        else:
+            ballots = approvals.standing(await tasks.ballots(connection, task.task_id), epochs)
+            covered = approvals.asks_no_more(now, task.basis) and not rose(epochs, task.basis.epochs)
+            if covered and task.state == "APPROVED" and approvals.met(now, ballots):
+                votes = tuple(ballot.digest for ballot in ballots if ballot.approved)
+                return (
+                    _Approval(
+                        replace(evaluation, outcome=ALLOW, reason_codes=("APPROVED",)),
+                        task.task_id,
+                        card_digest=task.card_digest,
+                        votes=votes,
+                        until_ms=task.valid_until_ms,
+                    ),
+                    None,
+                )
+            if covered and task.state == "PENDING":
+                return _Approval(evaluation, task.task_id, card_digest=task.card_digest), None
+            extra = ("POLICY_CHANGED",)
+            await tasks.set_state(connection, task.task_id, "SUPERSEDED")
+        return await self._ask_people(connection, case, now, extra)
+
+    async def _ask_people(
+        self, connection: AsyncConnection, case: _Case, now: approvals.Basis, extra: tuple[str, ...]
+    ) -> tuple[_Approval, str | None]:
+        """Make the card and the task."""
+        caller, plan = case.caller, case.plan
+        assert plan is not None  # noqa: S101 (the caller has looked)
+        assert case.request is not None  # noqa: S101 (set with the plan)
+        open_tasks = await tasks.open_tasks(connection, caller.tenant, caller.agent or "")
+        if open_tasks >= self.config.max_open_tasks:
+            full = denied("APPROVAL_QUEUE_FULL", "the agent has too many open approval tasks", case.evaluation.steps)
+            return _Approval(full), None
+        evaluation = replace(
+            case.evaluation, reason_codes=tuple(dict.fromkeys((*extra, *case.evaluation.reason_codes)))
+        )
+        card, card_digest, summary = build_card(
+            plan,
+            case.descriptors or {},
+            case.request,
+            case.evaluation,
+            decision_id=case.decision_id,
+            snapshot_id=case.active.snapshot_id if case.active else "",
+            nonce=self.randomness(16).hex(),
+            rationale=case.rationale,
+        )
+        task_id, event_id = self.new_id(), self.new_id()
+        decide_by = await tasks.insert(
+            connection,
+            task_id=task_id,
+            tenant=caller.tenant,
+            plan_digest=case.digest,
+            card=card,
+            card_digest=card_digest,
+            decision_id=case.decision_id,
+            basis=now,
+            request_id=caller.request_id,
+            subject=caller.subject,
+            agent=caller.agent or "",
+            excluded=approvals.excluded_people(caller, self.config.person_ids),
+            decide_within_ms=min(need.decide_within_ms for need in now.requirements),
+            valid_for_ms=min(need.valid_for_ms for need in now.requirements),
+            summary=summary,
+        )
+        texts: dict[str, Any] = {**caller_texts(caller), "plan_digest": case.digest}
+        data = {
+            "task_id": task_id,
+            "card_digest": card_digest,
+            "need": max(need.need for need in now.requirements),
+            "roles": sorted({role for need in now.requirements for role in approvals.roles_of(need)}),
+            "expire_time_ms": decide_by,
+        }
+        entry = new_entry(
+            "approval.requested",
+            data,
+            event_id=event_id,
+            event_time_ms=self.clock(),
+            tenant=caller.tenant,
+            environment=self.environment,
+            **texts,
+        )
+        await self.outbox.put(connection, entry)
+        return _Approval(evaluation, task_id, card=card, card_digest=card_digest), event_id
+
+    def _statement(
+        self,
+        case: _Case,
+        approval: _Approval,
+        epochs: dict[str, int],
+        steps_body: bytes,
+        snapshot_id: str,
+        now: int,
+        expire: int,
+    ) -> Statement:
+        caller = case.caller
+        steps = tuple(
+            StepDecision(
+                step["id"],
+                step["class"],
+                tuple(Obligation(owed["type"], owed["properties"]) for owed in step["obligations"]),
+            )
+            for step in parse_canonical(steps_body)["steps"]
+        )
+        return build_statement(
+            Statement(
+                decision_id=case.decision_id,
+                purpose=case.purpose,
+                outcome=approval.evaluation.outcome,
+                reason_codes=approval.evaluation.reason_codes,
+                tenant=caller.tenant,
+                environment=self.environment,
+                request_id=caller.request_id,
+                txn=caller.txn,
+                subject=caller.subject,
+                agent=caller.agent,
+                agent_version=caller.agent_version,
+                act=nested_act(caller.chain),
+                context=Context(
+                    person_id=caller.person_id,
+                    session_id=caller.session_id,
+                    roles=tuple(sorted(caller.roles)),
+                    subject_roles=tuple(sorted(caller.subject_roles)),
+                    constraints=caller.constraints,
+                ),
+                plan_digest=case.digest,
+                card_digest=approval.card_digest,
+                snapshot_id=snapshot_id,
+                task_id=approval.task_id,
+                votes=approval.votes,
+                taint=case.taint,
+                steps=steps,
+                containment=tuple(ScopeEpoch(scope, epoch) for scope, epoch in epochs.items()),
+                audience=AUDIENCE,
+                issue_time_ms=now,
+                expire_time_ms=expire,
+            )
+        )
+
+    def _entry(self, case: _Case, approval: _Approval, snapshot_id: str, now: int) -> ledger_pb2.NewEntry:
+        return record.decided_entry(
+            "call.decided" if case.plan is None else "plan.decided",
+            case.caller,
+            approval.evaluation,
+            event_id=case.event_id,
+            event_time_ms=now,
+            environment=self.environment,
+            decision_id=case.decision_id,
+            purpose=case.purpose,
+            plan_digest=case.digest,
+            snapshot_id=snapshot_id or None,
+            taint=case.taint,
+            card=approval.card,
+            card_digest=approval.card_digest,
+            salt=self.randomness,
+        )
+
+
+def expired_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
+    """Return the `approval.expired` entry of a task: undecided in time, or not used in time."""
+    return new_entry(
+        "approval.expired",
+        {"task_id": task.task_id, "cause": "undecided" if task.state == "PENDING" else "unused"},
+        event_id=event_id,
+        event_time_ms=now_ms,
+        tenant=task.tenant,
+        environment=environment,
+        request_id=task.request_id,
+        subject=task.subject,
+        plan_digest=task.plan_digest,
+    )
+
+
+def _usable(purpose: str, outcome: str) -> bool:
+    """ALLOW can be used; a PREVIEW may read while an approval is still required."""
+    return outcome == ALLOW or (purpose == PREVIEW and outcome == REQUIRE_APPROVAL)
+
+
+def _undo_allowed(committed: decisions.Committed) -> Evaluation:
+    return Evaluation(
+        outcome=ALLOW,
+        reason_codes=("ALLOWED_BY_RULE",),
+        steps=(),
+        class_level=committed.class_level,
+        stage=0,
+        rules=(),
+        requirements=(),
+        obligations=(),
+        safer_alternative=None,
+    )
+
+
+def _tool_names(steps: Sequence[plans.Step]) -> tuple[str, ...]:
+    """Return the names of every tool of a plan, of the undo steps too."""
+    references = [step.tool for step in steps] + [step.undoable.tool for step in steps if step.undoable is not None]
+    return tuple(dict.fromkeys(reference.partition("@")[0] for reference in references))
+
+
+def _rationale(body: bytes) -> str | None:
+    """Return the text of a rationale document, whose digest was checked before."""
+    if not body:
+        return None
+    text = parse_strict(body).get("rationale")
+    return text if isinstance(text, str) else None
