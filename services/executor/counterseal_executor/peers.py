@@ -13,6 +13,7 @@ from counterseal.api.policy.v1 import decision_pb2 as policy_pb2
 from counterseal.api.policy.v1 import decision_pb2_grpc as policy_grpc
 from counterseal.documents.tool import ToolDescriptor
 from counterseal.identity import TOKEN_METADATA_KEY
+from counterseal.ids import new_id
 from counterseal.rpc.status import from_rpc_error
 from counterseal_executor.decisions import SUPPORTED_OBLIGATIONS, Decision
 
@@ -143,8 +144,11 @@ class Broker:
         ttl_seconds: int,
         token: str,
     ) -> Grant:
-        """Create a grant. Idempotent per attempt, purpose and decision."""
-        kind = "read" if purpose == READ else "write"
+        """Create a grant. A WRITE grant is one per attempt and decision; each READ login has a grant of its own.
+
+        A grant is redeemed once: recovery probes and then reads back in one attempt, and each needs a login.
+        """
+        kind = f"read:{new_id()}" if purpose == READ else "write"
         request = grant_pb2.IssueGrantRequest(
             idempotency_key=f"{attempt_id}:{kind}:{step_id}:{decision.statement.decision_id}",
             purpose=purpose,
