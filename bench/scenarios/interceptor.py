@@ -5,6 +5,7 @@ its bytes, expiry on every call), body and deadline, counts, and writes its acce
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.children import child
@@ -38,7 +39,8 @@ class EmptyCall:
 
 async def run(settings: Settings) -> Result:
     """Compare at 64 callers (throughput) and at one (latency)."""
-    work = settings.folder("interceptor")
+    work: Path = settings.work / "interceptor"
+    work.mkdir(parents=True, exist_ok=True)
     material = Material.make(work)
     result = Result()
     async with (

@@ -24,7 +24,17 @@ class Held:
 
 @dataclass(slots=True)
 class _Line:
+    seen: bool = False
     hold: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trap:
+    """Catch a message that holds `text`, on a connection where `after` has passed before."""
+
+    text: bytes
+    after: bytes
+    held: Held
 
 
 class HoldingProxy:
@@ -33,7 +43,7 @@ class HoldingProxy:
     def __init__(self, port: int) -> None:
         self.port = port
         self.upstream: tuple[str, int] = (LOOPBACK, 0)
-        self._armed: tuple[bytes, Held] | None = None
+        self._trap: _Trap | None = None
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -50,11 +60,13 @@ class HoldingProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def hold(self, text: bytes) -> Held:
-        """Hold the answer to the next client message that contains `text`, until it is released or the line ends."""
-        held = Held()
-        self._armed = (text, held)
-        return held
+    def hold(self, text: bytes, *, after: bytes = b"") -> Held:
+        """Hold the answer to the next client message that contains `text`, until it is released or the line ends.
+
+        after: only on a connection on which a message with this text has passed before.
+        """
+        self._trap = _Trap(text, after, Held())
+        return self._trap.held
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -86,11 +98,18 @@ class HoldingProxy:
                 size = await reader.readexactly(4)
                 body = await reader.readexactly(int.from_bytes(size) - 4)
                 message = head + size + body
-                if self._armed is not None and self._armed[0] in message:
-                    line.hold, self._armed = self._armed[1], None
+                self._spring(message, line)
                 writer.write(message)
                 await writer.drain()
                 head = b"" if not head and body == _TLS_REQUEST else await reader.readexactly(1)
+
+    def _spring(self, message: bytes, line: _Line) -> None:
+        trap = self._trap
+        if trap is None:
+            return
+        if trap.text in message and (line.seen or not trap.after):
+            line.hold, self._trap = trap.held, None
+        line.seen = line.seen or bool(trap.after and trap.after in message)
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line) -> None:

@@ -57,11 +57,22 @@ async def _play(stage: Stage, only: Sequence[int] | None, *, as_json: bool) -> i
     for number, scene in enumerate(SCENES, start=1):
         if only and number not in only:
             continue
+        begun = time.monotonic()
         lines, failure = await _one(stage, scene)
+        seconds = time.monotonic() - begun
         ok = failure is None
-        results.append({"scene": number, "title": scene.title, "ok": ok, "lines": lines, "failure": failure})
+        results.append(
+            {
+                "scene": number,
+                "title": scene.title,
+                "ok": ok,
+                "lines": lines,
+                "failure": failure,
+                "seconds": round(seconds, 1),
+            }
+        )
         if not as_json:
-            say(f"[{number}/{len(SCENES)}] {scene.title} ... {'ok' if ok else 'FAILED'}")
+            say(f"[{number}/{len(SCENES)}] {scene.title} ... {'ok' if ok else 'FAILED'} ({seconds:.1f} s)")
             for line in lines if ok else [failure or ""]:
                 say(f"      {line}")
     failed = [result for result in results if not result["ok"]]

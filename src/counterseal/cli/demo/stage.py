@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,9 @@ from typing import Any
 
 import asyncpg
 
+from counterseal.api.common.v1.containment_pb2 import ContainmentState
+from counterseal.api.credentials.v1 import grant_admin_pb2, grant_admin_pb2_grpc
+from counterseal.api.executor.v1 import operator_pb2, operator_pb2_grpc
 from counterseal.canonical import JsonObject, parse_canonical
 from counterseal.cli.demo import shop, world
 from counterseal.cli.demo.proxy import HoldingProxy
@@ -17,7 +20,7 @@ from counterseal.client import AgentRequest, Client, Draft, Person, Step, Undo
 from counterseal.client.login import password_login
 from counterseal.embedded.deployment import Deployment
 from counterseal.embedded.layout import Running
-from counterseal.errors import ServiceError
+from counterseal.errors import NotFound, ServiceError
 
 CONFIDENCE_PPM = 990_000
 
@@ -44,7 +47,7 @@ async def refused(call: Awaitable[object], reason: str) -> ServiceError:
 
 @dataclass(slots=True)
 class Stage:
-    """One demo run. `kept_checkpoint`: the signed note that scene 1 keeps and scene 7 verifies against."""
+    """One demo run. kept_checkpoint: the signed head from before the scenes; scene 7 verifies against it."""
 
     deployment: Deployment
     running: Running
@@ -151,6 +154,20 @@ async def prepare(stage: Stage) -> None:
     for state in await stage.person("omar").containments():
         if state.stopped:
             await lift(stage, state.scope, state.epoch)
+    stage.kept_checkpoint = await _first_checkpoint(stage.person("omar"))
+
+
+async def _first_checkpoint(person: Person, *, seconds: float = 15.0) -> bytes:
+    """Return the log's present signed head; a fresh log is signed within a second or two."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                found = await person.checkpoint()
+            except NotFound:
+                found = None
+            if found is not None and found.checkpoint:
+                return bytes(found.checkpoint)
+            await asyncio.sleep(0.2)
 
 
 async def publish(author: Person, second: Person) -> str:
@@ -179,7 +196,26 @@ async def lift(stage: Stage, scope: str, epoch: int) -> int:
     expect(first.HasField("second_person"), "one person alone lifted a stopped scope")
     done = await stage.person("ida").lift(scope, epoch, "", first.second_person.request_digest)
     expect(not done.state.stopped and done.state.epoch > epoch, f"{scope} was not lifted")
+    await _heard(stage, scope, done.state.epoch)
     return int(done.state.epoch)
+
+
+async def _heard(stage: Stage, scope: str, epoch: int, *, seconds: float = 15.0) -> None:
+    """Wait until executor and credentials have heard of a lift, which travels by policy's stream alone."""
+    connection = stage.operator.connection
+    operator = operator_pb2_grpc.OperatorServiceStub(connection.channel("executor"))
+    grants = grant_admin_pb2_grpc.GrantAdminServiceStub(connection.channel("credentials"))
+    async with asyncio.timeout(seconds):
+        while True:
+            told = await connection.call("executor", operator.GetBarrier, operator_pb2.GetBarrierRequest())
+            lent = await connection.call("credentials", grants.GetBarrier, grant_admin_pb2.GetBarrierRequest())
+            if all(_is_lifted(answer.states, scope, epoch) for answer in (told, lent)):
+                return
+            await asyncio.sleep(0.1)
+
+
+def _is_lifted(states: Iterable[ContainmentState], scope: str, epoch: int) -> bool:
+    return any(state.scope == scope and state.epoch >= epoch and not state.stopped for state in states)
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> None:

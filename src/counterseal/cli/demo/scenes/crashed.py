@@ -14,7 +14,7 @@ async def play(stage: Stage) -> list[str]:
     request = stage.request()
     proposal = await request.propose(draft("Refund a late delivery", refund(order, 1500)))
     expect(proposal.outcome == "ALLOW", f"policy answered {proposal.outcome} {proposal.reason_codes}")
-    held = stage.proxy.hold(b"COMMIT")
+    held = stage.proxy.hold(b"COMMIT", after=b"UPDATE shop.orders")
     await request.commit(proposal.plan_id, proposal.plan_digest)
     async with asyncio.timeout(HELD_SECONDS):
         await held.answered.wait()

@@ -1,7 +1,8 @@
 """Scene 2: a destructive action in production is denied, and the answer names the rule but shows no data."""
 
+from counterseal.canonical import parse_canonical
 from counterseal.cli.demo import shop
-from counterseal.cli.demo.stage import Stage, draft, expect, refused
+from counterseal.cli.demo.stage import SceneFailed, Stage, draft, expect, refused
 from counterseal.client import Step
 
 TITLE = "deleting a customer's orders in production is denied"
@@ -19,7 +20,16 @@ async def play(stage: Stage) -> list[str]:
     rules = list(proposal.plan.decision.rules)
     expect("purge/not-in-production" in rules, f"the rules are {rules}")
     expect(not proposal.body, "a denied proposal returned plan bytes")
-    await refused(request.commit(proposal.plan_id, proposal.plan_digest), "WRONG_STATE")
+    await refused(request.commit(proposal.plan_id, proposal.plan_digest), "NOT_FOUND")
     expect((await stage.order(order))["order_id"] == order, "the order is gone")
-    index, _ = await stage.entry(proposal.plan_digest, "plan.decided")
+    index = await _decision_leaf(stage, request.request_id)
     return [f"plan {proposal.plan_digest}", f"DENY {REASON} by {', '.join(rules)}; decision is leaf {index}"]
+
+
+async def _decision_leaf(stage: Stage, request_id: str) -> int:
+    """Return the leaf of the denial; it names the draft, since no plan was made of it."""
+    for entry in await stage.person("omar").entries(request_id=request_id):
+        content = parse_canonical(bytes(entry.entry))
+        if content["type"] in ("plan.decided", "call.decided") and content["data"]["outcome"] == "DENY":
+            return int(entry.index)
+    raise SceneFailed("the ledger does not hold the denial")
