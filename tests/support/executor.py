@@ -91,7 +91,7 @@ async def _abort(context: Any, error: ServiceError) -> None:
 
 
 class FakePolicy(policy_grpc.DecisionServiceServicer, containment_pb2_grpc.ContainmentServiceServicer):
-    """Answers `outcome[purpose]`, signs it with a real key, and streams containment."""
+    """Answers `outcome[purpose]` (plans: `outcome["AUTHORIZE"]`, if set), signed by a real key; streams containment."""
 
     def __init__(self) -> None:
         self.signer = LocalSigner("decision-prod:1")
@@ -118,7 +118,7 @@ class FakePolicy(policy_grpc.DecisionServiceServicer, containment_pb2_grpc.Conta
             await _abort(context, self.error)
         purpose = decision_pb2.DecisionPurpose.Name(request.purpose).removeprefix("DECISION_PURPOSE_")
         steps = [step.id for step in parse_plan(request.canonical_plan).steps]
-        view, signed = await self._decide(purpose, request.plan_digest, steps)
+        view, signed = await self._decide(purpose, request.plan_digest, steps, self.outcome.get("AUTHORIZE"))
         return policy_pb2.AuthorizePlanResponse(decision=view, signed_decision=signed)
 
     async def WatchContainment(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -150,9 +150,9 @@ class FakePolicy(policy_grpc.DecisionServiceServicer, containment_pb2_grpc.Conta
         for queue in self.watchers:
             queue.put_nowait(watch_pb2.WatchContainmentResponse(states=[state]))
 
-    async def _decide(self, purpose: str, digest: str, steps: list[str]) -> tuple[Any, Any]:
+    async def _decide(self, purpose: str, digest: str, steps: list[str], forced: str | None = None) -> tuple[Any, Any]:
         self.asked.append(purpose)
-        outcome = self.outcome[purpose]
+        outcome = forced or self.outcome[purpose]
         now = system_clock()
         decision_id = new_id()
         view = policy_pb2.Decision(
@@ -423,9 +423,7 @@ class World:
 
     async def stop(self, executor: Executor) -> None:
         executor.runtime.stopping.set()
-        for task in executor.runtime.tasks:
-            if task.get_name() == "drain":
-                await task
+        await asyncio.wait(executor.runtime.tasks, timeout=7)
         for task in executor.runtime.tasks:
             task.cancel()
         await asyncio.gather(*executor.runtime.tasks, return_exceptions=True)

@@ -1,7 +1,9 @@
 """Following policy's containment stream: full state first, then changes, a heartbeat every second."""
 
 import asyncio
+import contextlib
 import logging
+from typing import Any
 
 import grpc
 
@@ -23,6 +25,7 @@ async def follow(channel: grpc.aio.Channel, barrier: Barrier, stopping: asyncio.
     while not stopping.is_set():
         call = stub.WatchContainment(watch_pb2.WatchContainmentRequest())
         messages = aiter(call)
+        closer = asyncio.create_task(_end(call, stopping))
         try:
             while True:
                 async with asyncio.timeout(SILENCE_SECONDS):
@@ -34,9 +37,20 @@ async def follow(channel: grpc.aio.Channel, barrier: Barrier, stopping: asyncio.
                 barrier.heard()
         except (grpc.aio.AioRpcError, TimeoutError):
             log.info("the containment stream broke off; reconnecting")
+        except asyncio.CancelledError:
+            if not stopping.is_set():  # not by `_end`: the task itself is cancelled
+                raise
         finally:
+            closer.cancel()
             call.cancel()
-        await asyncio.sleep(RETRY_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETRY_SECONDS):
+                await stopping.wait()
+
+
+async def _end(call: Any, stopping: asyncio.Event) -> None:
+    await stopping.wait()
+    call.cancel()
 
 
 def state_of(message: containment_pb2.ContainmentState) -> ScopeState:

@@ -28,14 +28,15 @@ log = logging.getLogger(__name__)
 class Driver:
     """Works on one plan until it ends, waits for somebody, or goes to another worker."""
 
-    def __init__(self, job: Job, background: "set[asyncio.Task[None]]") -> None:
+    def __init__(self, job: Job, background: "set[asyncio.Task[None]]", closing: asyncio.Event) -> None:
         self._job = job
+        self._closing = closing
         self._stuck: set[str] = set()
         self._background = background
 
     async def run(self) -> float:
         """Drive the plan; returns for how many seconds nobody needs to look at it again."""
-        while True:
+        while not self._closing.is_set():
             row, steps = await look(self._job)
             action = next_action(self._job.plan, row, steps, self._job.means.maker.clock(), self._stuck)
             if action.kind == "wait":
@@ -55,6 +56,7 @@ class Driver:
             except ServiceError as error:
                 log.warning("a plan waits for a service", extra={"plan_id": row.plan_id, "reason": error.reason})
                 return _pause(row.tries)
+        return 0.0
 
     async def _do(self, action: Action) -> None:
         job, kind = self._job, action.kind

@@ -23,7 +23,8 @@ _CLAIM = """
 UPDATE plan SET lease_epoch = lease_epoch + 1, owner = :me,
  lease_until = clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
 WHERE plan_id = (
- SELECT plan_id FROM plan WHERE (lease_until IS NULL OR lease_until < clock_timestamp())
+ SELECT plan_id FROM plan WHERE (lease_until IS NULL OR lease_until < clock_timestamp()
+   OR owner IS NULL AND plan_id = CAST(:want AS uuid))
   AND (CAST(:want AS uuid) IS NULL OR plan_id = CAST(:want AS uuid))
   AND (open_steps > 0 OR committed_ack AND (state IN ('COMMITTED', 'RUNNING', 'COMPENSATING') OR state = 'HALTED' AND (
    halt_reason IN ('LEDGER_UNAVAILABLE', 'CREDENTIALS_UNAVAILABLE', 'BREAKER_OPEN')
@@ -62,7 +63,10 @@ class Leases:
         self._seconds = seconds
 
     async def claim(self, plan_id: str | None = None) -> Lease | None:
-        """Claim a plan that has work and no owner (this one, if named), or None."""
+        """Claim a plan that has work and no owner, or None.
+
+        plan_id: only this one, and at once: somebody changed it, so the pause of its release no longer counts.
+        """
         started = monotonic_ms()
         async with db.transaction(self._engine, db.EVERY_TENANT) as conn:
             row = await db.one(conn, _CLAIM, me=self._owner, lease=self._seconds, want=plan_id)
@@ -70,10 +74,18 @@ class Leases:
             return None
         return Lease(row[0], row[1], row[2], started + self._believed_ms())
 
-    async def keep(self, lease: Lease) -> None:
-        """Renew at a third of the lease until cancelled; returns once another worker has it."""
-        while True:
-            await asyncio.sleep(self._seconds / 3)
+    async def keep(self, lease: Lease, done: asyncio.Event) -> None:
+        """Renew at a third of the lease until `done`; returns once another worker has it.
+
+        Told by an event, not cancelled: a statement that is cancelled half-way may leave its row locked for a while.
+        """
+        while not done.is_set():
+            try:
+                async with asyncio.timeout(self._seconds / 3):
+                    await done.wait()
+                    return
+            except TimeoutError:
+                pass
             started = monotonic_ms()
             try:
                 async with db.transaction(self._engine, db.EVERY_TENANT) as conn:

@@ -25,6 +25,7 @@ from counterseal_executor.work.lease import Lease, Leases
 MIN_PAUSE_SECONDS = 0.2
 FORGOTTEN_SECONDS = 60
 FAILED_PAUSE_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Recovery:
         self._slots = asyncio.Semaphore(means.config.max_workers)
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
 
     def start(self, row: PlanRow) -> None:
         """Take up a plan that was just committed or changed, without waiting for the loop."""
@@ -58,7 +60,10 @@ class Recovery:
                 continue
 
     async def close(self) -> None:
-        """End every worker; what they leave is taken over after their leases."""
+        """Let every worker end after what it is doing; who does not in time is cut off and taken over later."""
+        self._closing.set()
+        if self._tasks or self._background:
+            await asyncio.wait([*self._tasks, *self._background], timeout=CLOSE_SECONDS)
         for task in [*self._tasks, *self._background]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._background, return_exceptions=True)
@@ -68,13 +73,15 @@ class Recovery:
             return
         await self._expire()
         await self._end_forgotten()
-        while not self._slots.locked():
+        while not self._slots.locked() and not self._closing.is_set():
             lease = await self._leases.claim()
             if lease is None:
                 return
             self._track(self._drive(lease))
 
     async def _take_up(self, row: PlanRow) -> None:
+        if self._closing.is_set():
+            return
         if row.state == "COMMITTED":
             try:
                 await self._means.maker.outbox.deliver(commit_event_id(row.plan_digest))
@@ -90,11 +97,12 @@ class Recovery:
 
     async def _drive(self, lease: Lease) -> None:
         async with self._slots:
-            keeper = asyncio.create_task(self._leases.keep(lease))
+            done = asyncio.Event()
+            keeper = asyncio.create_task(self._leases.keep(lease, done))
             pause = FAILED_PAUSE_SECONDS
             try:
                 job = await open_job(self._means, lease)
-                pause = await Driver(job, self._background).run()
+                pause = await Driver(job, self._background, self._closing).run()
             except Fenced:
                 lease.lose()
                 return
@@ -104,7 +112,8 @@ class Recovery:
                 # One plan's fault must not stop the others; it is looked at again, and its age is alarmed on.
                 log.exception("a worker failed", extra={"plan_id": lease.plan_id})
             finally:
-                keeper.cancel()
+                done.set()
+            await keeper
             await self._leases.release(lease, max(pause, MIN_PAUSE_SECONDS))
 
     async def _expire(self) -> None:
