@@ -40,6 +40,9 @@ protos: .venv-protos/.stamp ## regenerate the committed Python stubs
 stubs: $(STAMP) ## TypeScript, Go and Java stubs and descriptor.binpb in build/stubs
 	$(BIN)/python tools/stubs/generate.py --buf $(BIN)/buf
 
+bench: $(STAMP) ## speed and memory beside their floors; table and JSON in build/bench (BENCH=--quick for a trial)
+	PYTHONPATH=.:tests $(BIN)/python -m bench $(BENCH)
+
 guarantees: $(STAMP) ## docs/reference/guarantees.md from tests/requirements.toml and the tests that name its ids
 	cd tests && ../$(BIN)/python -m support.requirements
 

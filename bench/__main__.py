@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="short rounds: shows that scenarios run")
     parser.add_argument("--strict", action="store_true", help="exit 3 when a goal was missed")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("scenario", nargs="*", choices=[*SCENARIOS, []], help=f"of {', '.join(SCENARIOS)}; default: all")
+    parser.add_argument(
+        "scenario", nargs="*", choices=[*SCENARIOS, []], help=f"of {', '.join(SCENARIOS)}; default: all"
+    )
     arguments = parser.parse_args(argv)
     figures: list[report.Figure] = []
     failed = False
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         except Skipped as skipped:
             print(f"{name}: skipped, {skipped}", file=sys.stderr)
             continue
-        except Exception:  # the other scenarios still run
+        except Exception:  # noqa: BLE001 (the other scenarios still run)
             failed = True
             traceback.print_exc()
             print(f"{name}: failed; its logs are in {work}", file=sys.stderr)

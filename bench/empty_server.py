@@ -1,7 +1,8 @@
 """A server process whose handlers do nothing, on the suite's own server configuration: the floor of every RPC.
 
 `python -m bench.empty_server DIR --with interceptor|nothing` reads its certificate and the token key from DIR, prints
-its port and serves until it is ended. `GetPlan` is the empty unary call, `AppendStream` answers each batch emptily.
+its port and serves until it is ended. `GetPlan` and `AppendEntry` are the empty unary calls of an agent and of a
+service, `AppendStream` answers each batch emptily.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import grpc
 
 from bench.material import DOMAIN, ENVIRONMENT, KID, Material
 from counterseal import telemetry
-from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
-from counterseal.api.executor.v1 import plan_pb2, plan_pb2_grpc
+from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.api.executor.v1 import plan_pb2
 from counterseal.clock import system_clock
 from counterseal.identity import audience
 from counterseal.rpc.interceptor import Interceptor
@@ -27,21 +28,37 @@ from counterseal.rpc.txn_token import TokenVerifier
 from counterseal.telemetry import TelemetryConfig
 
 
-class Plans(plan_pb2_grpc.PlanServiceServicer):
-    """One empty unary method."""
-
-    async def GetPlan(self, request: Any, context: Any) -> plan_pb2.GetPlanResponse:  # noqa: N802
-        """Answer."""
-        return plan_pb2.GetPlanResponse()
+async def get_plan(request: Any, context: Any) -> plan_pb2.GetPlanResponse:
+    """An agent's empty unary call."""
+    return plan_pb2.GetPlanResponse()
 
 
-class Ledger(ledger_pb2_grpc.LedgerServiceServicer):
-    """Empty answers in the ledger's shapes."""
+async def append_entry(request: Any, context: Any) -> ledger_pb2.AppendEntryResponse:
+    """A service's empty unary call, which reads an entry."""
+    return ledger_pb2.AppendEntryResponse()
 
-    async def AppendStream(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        """Answer each message."""
-        async for _ in request_iterator:
-            yield ledger_pb2.AppendStreamResponse()
+
+async def append_stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    """An empty answer to each message."""
+    async for _ in requests:
+        yield ledger_pb2.AppendStreamResponse()
+
+
+HANDLERS = {
+    "counterseal.api.executor.v1.PlanService": {
+        "GetPlan": grpc.unary_unary_rpc_method_handler(
+            get_plan, plan_pb2.GetPlanRequest.FromString, plan_pb2.GetPlanResponse.SerializeToString
+        ),
+    },
+    "counterseal.api.audit.v1.LedgerService": {
+        "AppendEntry": grpc.unary_unary_rpc_method_handler(
+            append_entry, ledger_pb2.AppendEntryRequest.FromString, ledger_pb2.AppendEntryResponse.SerializeToString
+        ),
+        "AppendStream": grpc.stream_stream_rpc_method_handler(
+            append_stream, ledger_pb2.AppendStreamRequest.FromString, ledger_pb2.AppendStreamResponse.SerializeToString
+        ),
+    },
+}
 
 
 async def serve(folder: Path, interceptors: str) -> None:
@@ -57,10 +74,8 @@ async def serve(folder: Path, interceptors: str) -> None:
     ours = Interceptor(trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock)
     config = ServerConfig(listen="127.0.0.1:0")
     server = grpc.aio.server(interceptors=[ours] if interceptors == "interceptor" else [], options=_options(config))
-    add_plans: Any = plan_pb2_grpc.add_PlanServiceServicer_to_server
-    add_plans(Plans(), server)
-    add_ledger: Any = ledger_pb2_grpc.add_LedgerServiceServicer_to_server
-    add_ledger(Ledger(), server)
+    for service, methods in HANDLERS.items():
+        server.add_registered_method_handlers(service, methods)  # type: ignore[attr-defined] # not in the stubs
     port = server.add_secure_port(config.listen, ServerIdentity(material.server).credentials())
     await server.start()
     print(port, flush=True)

@@ -81,7 +81,9 @@ def table(figures: Sequence[Figure]) -> str:
     """The table as Markdown."""
     lines = ["| what | measured | goal | | detail |", "|---|---|---|---|---|"]
     for figure in figures:
-        goal = "reported" if figure.goal is None else f"{'<=' if figure.at_most else '>='} {figure.goal:g} {figure.unit}"
+        goal = (
+            "reported" if figure.goal is None else f"{'<=' if figure.at_most else '>='} {figure.goal:g} {figure.unit}"
+        )
         verdict = {None: "", True: "met", False: "**missed**"}[figure.met]
         lines.append(f"| {figure.name} | {figure.value:.2f} {figure.unit} | {goal} | {verdict} | {figure.detail} |")
     return "\n".join(lines) + "\n"

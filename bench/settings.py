@@ -1,8 +1,9 @@
 """How a run is asked for, and what a scenario gives back."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.measure import Comparison, Load
 from bench.report import Figure
@@ -14,6 +15,12 @@ class Settings:
 
     work: Path
     quick: bool
+
+    def folder(self, name: str) -> Path:
+        """Return a new folder below `work`."""
+        folder = self.work / name
+        folder.mkdir()
+        return folder
 
     def load(self, callers: int) -> Load:
         """Five rounds of three seconds; quick: two of half a second."""
@@ -32,4 +39,4 @@ class Skipped(Exception):
     """A scenario cannot run here; the text says why."""
 
 
-Scenario = Callable[[Settings], Awaitable[Result]]
+Scenario = Callable[[Settings], Coroutine[Any, Any, Result]]

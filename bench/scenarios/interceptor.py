@@ -5,7 +5,6 @@ its bytes, expiry on every call), body and deadline, counts, and writes its acce
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.children import child
@@ -39,8 +38,7 @@ class EmptyCall:
 
 async def run(settings: Settings) -> Result:
     """Compare at 64 callers (throughput) and at one (latency)."""
-    work: Path = settings.work / "interceptor"
-    work.mkdir(parents=True, exist_ok=True)
+    work = settings.folder("interceptor")
     material = Material.make(work)
     result = Result()
     async with (

@@ -5,7 +5,7 @@ import base64
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,9 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner) -> Replica:
         owner=new_id(),
         interval_ms=100,
         lease_seconds=5,
+        heartbeat_ms=3_600_000,
         clock=system_clock,
+        new_id=new_id,
     )
     return Replica(engine, signer, ledger, logs, checkpoints, ReaderStore(engine), heads, publisher)
 
@@ -215,7 +217,3 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
             await server.stop(stopping)
             if task is not None:
                 await task
-
-
-def with_owner(publisher: Publisher, owner: str) -> Publisher:
-    return replace(publisher, owner=owner)

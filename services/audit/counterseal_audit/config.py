@@ -10,12 +10,14 @@ class AuditConfig:
     origin_domain: first part of every log's origin; empty: the trust domain. The rest is opaque, never a tenant's name.
     checkpoint_interval_ms: how long an entry waits for a signed checkpoint at most, when Vault answers.
     lease_seconds: how long a replica that stopped answering keeps others from publishing in its place.
+    heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     """
 
     origin_domain: str = ""
     checkpoint_interval_ms: int = 1000
     lease_seconds: int = 5
+    heartbeat_minutes: int = 60
     allow_unsafe_database: bool = False
 
     def __post_init__(self) -> None:
@@ -24,3 +26,5 @@ class AuditConfig:
             raise ValueError("checkpoint_interval_ms: expected 50 to 60000")
         if not 2 <= self.lease_seconds <= 300:
             raise ValueError("lease_seconds: expected 2 to 300")
+        if not 1 <= self.heartbeat_minutes <= 1440:
+            raise ValueError("heartbeat_minutes: expected 1 to 1440")

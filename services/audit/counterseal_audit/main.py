@@ -48,7 +48,9 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         owner=rt.instance_id,
         interval_ms=config.checkpoint_interval_ms,
         lease_seconds=config.lease_seconds,
+        heartbeat_ms=config.heartbeat_minutes * 60_000,
         clock=rt.clock,
+        new_id=rt.new_id,
     )
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))

@@ -3,20 +3,33 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from counterseal.api.credentials.v1 import token_pb2_grpc
+from counterseal.api.audit.v1 import reader_pb2_grpc
+from counterseal.api.credentials.v1 import grant_admin_pb2_grpc, grant_pb2_grpc, token_pb2_grpc
 from counterseal.identity import audience
 from counterseal.rpc.keys import KeyCache, PublicKey
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
 from counterseal.rpc.runtime import Registration, Runtime, run_service
 from counterseal.rpc.txn_token import TokenVerifier
+from counterseal.vault.broker import Broker
 from counterseal.vault.names import Environment
 from counterseal_credentials.config import CredentialsConfig
+from counterseal_credentials.containment.follower import Freshness, follow
+from counterseal_credentials.containment.kill import Barrier
+from counterseal_credentials.grants.admin_service import GrantAdminService
+from counterseal_credentials.grants.death import Undertaker
+from counterseal_credentials.grants.entries import Entries
+from counterseal_credentials.grants.intents import IntentReader
+from counterseal_credentials.grants.lending import Lender
+from counterseal_credentials.grants.reconciler import Reconciler
+from counterseal_credentials.grants.service import GrantService
 from counterseal_credentials.tokens.engine import Domain
 from counterseal_credentials.tokens.exchange import Exchange
 from counterseal_credentials.tokens.jwks_source import JwksSource
 from counterseal_credentials.tokens.keys import PublishedKeys
 from counterseal_credentials.tokens.service import TokenService
+
+ISSUING_THREADS, REVOKING_THREADS, JWKS_THREADS = 8, 4, 2
 
 
 async def build(rt: Runtime) -> Sequence[Registration]:
@@ -41,12 +54,12 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         versions = [int(kid.rpartition(":")[2]) for kid in await published.all() if kid.startswith(f"{name}:")]
         return f"{name}:{max(versions)}"
 
-    async def decision_key(kid: str) -> bytes:
+    async def decision_key(kid: str, *, active_only: bool) -> bytes:
         if not kid.startswith(f"{environment.key('decision')}:"):
             raise LookupError(kid)
-        return await keys.get(kid, active_only=False)
+        return await keys.get(kid, active_only=active_only)
 
-    fetching = ThreadPoolExecutor(2, thread_name_prefix="jwks")
+    fetching = ThreadPoolExecutor(JWKS_THREADS, thread_name_prefix="jwks")
     exchange = Exchange(
         config,
         Domain(rt.spiffe_id, audience(rt.trust_domain, rt.environment), rt.environment),
@@ -54,14 +67,60 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         signer=rt.signer("ctx"),
         kid=newest_kid,
         verify_token=rt.tokens.verify,
-        decision_key=decision_key,
+        decision_key=lambda kid: decision_key(kid, active_only=False),
         jwks={alias: JwksSource(issuer, fetching) for alias, issuer in config.issuers.items()},
         outbox=outbox,
         clock=rt.clock,
         new_id=rt.new_id,
     )
+    # Revoking has threads and connections of its own: a busy or hung issuing side must not delay a kill.
+    broker = Broker(rt.vault.lane(ISSUING_THREADS), rt.vault.lane(REVOKING_THREADS), environment)
+    entries = Entries(rt.environment, rt.clock, rt.new_id)
+    freshness = Freshness(config.stale_seconds)
+    undertaker = Undertaker(rt.engine, broker, environment, entries, outbox, rt.clock)
+    lender = Lender(
+        config,
+        environment,
+        engine_=rt.engine,
+        broker=broker,
+        undertaker=undertaker,
+        decision_key=lambda kid: decision_key(kid, active_only=True),
+        read_entry=IntentReader(reader_pb2_grpc.LedgerReaderServiceStub(rt.channel("audit"))).read,
+        fresh=freshness,
+        entries=entries,
+        outbox=outbox,
+        clock=rt.clock,
+        new_id=rt.new_id,
+    )
+    barrier = Barrier(
+        rt.engine,
+        environment,
+        config.tenants,
+        broker=broker,
+        lender=lender,
+        undertaker=undertaker,
+        entries=entries,
+        outbox=outbox,
+        clock=rt.clock,
+    )
+    reconciler = Reconciler(
+        rt.engine,
+        environment,
+        config.tenants,
+        broker=broker,
+        lender=lender,
+        undertaker=undertaker,
+        barrier=barrier,
+        clock=rt.clock,
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
-    return [(token_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(exchange, published))]
+    rt.spawn("containment", follow(rt.channel("policy"), barrier, freshness, rt.stopping))
+    rt.spawn("reconciler", reconciler.run(rt.stopping))
+    return [
+        (token_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(exchange, published)),
+        (grant_pb2_grpc.add_GrantServiceServicer_to_server, GrantService(lender)),
+        (grant_admin_pb2_grpc.add_GrantAdminServiceServicer_to_server, GrantAdminService(rt.engine, barrier)),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

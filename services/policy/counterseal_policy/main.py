@@ -12,6 +12,7 @@ from counterseal.api.policy.v1 import (
 )
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
+from counterseal.rpc.refusals import RefusalRecorder, into_outbox
 from counterseal.rpc.runtime import Runtime, run_service
 from counterseal.rpc.server import Registration
 from counterseal_policy import cli, config
@@ -66,6 +67,9 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     await board.refresh()
     rt.hooks.check_caller = board.check_caller
+    rt.hooks.on_refused = RefusalRecorder(
+        into_outbox(rt.engine, outbox), environment=rt.environment, clock=rt.clock, new_id=rt.new_id
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("containment-board", board.poll(rt.stopping))
     rt.spawn("barrier-adoption", adoption.run(rt.stopping))

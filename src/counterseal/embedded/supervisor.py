@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Supervisor:
     """The four services of a prepared stack. `start` returns when all are ready.
 
     environ: added to the services' environment. command: service -> the command line that starts it.
+    services: which of them, in starting order; a benchmark of one needs no others.
     """
 
     def __init__(
@@ -65,13 +66,14 @@ class Supervisor:
         progress: Progress = lambda _: None,
         environ: Mapping[str, str] | None = None,
         command: Callable[[str], list[str]] = console_script,
+        services: Sequence[str] = SERVICES,
     ) -> None:
         self._running = running
         self._command = command
         self._progress = progress
         self._environ = {**os.environ, **(environ or {})}
         self._run = running.data_dir / "run"
-        self._services = {name: _Service(name, running.logs / f"{name}.log") for name in SERVICES}
+        self._services = {name: _Service(name, running.logs / f"{name}.log") for name in services}
         for service in self._services.values():
             service.held.set()
         self._stopping = False
@@ -83,7 +85,7 @@ class Supervisor:
             _end_leftover(self._run / f"{service.name}.pid", str(self._running.configs[service.name]))
             service.keeper = asyncio.create_task(self._keep(service), name=f"keep-{service.name}")
         try:
-            for name in SERVICES:
+            for name in self._services:
                 self._progress(f"starting {name}")
                 await self.ready(name)
         except BaseException:
@@ -93,7 +95,7 @@ class Supervisor:
     async def stop(self) -> None:
         """End all services, callers before the called, each by SIGTERM and after a while by SIGKILL."""
         self._stopping = True
-        for name in reversed(SERVICES):
+        for name in reversed(self._services):
             service = self._services[name]
             if service.keeper is None:
                 continue

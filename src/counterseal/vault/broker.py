@@ -1,6 +1,7 @@
 """What the grant broker does at Vault: make a wrapped token per grant, see whether it is dead, kill by name prefix."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 
 from counterseal.vault.client import Vault, VaultRefused, VaultUnavailable
@@ -93,6 +94,19 @@ class Broker:
                 return False
             raise
         return True
+
+    async def lease_issue_time(self, lease_id: str) -> datetime | None:
+        """Return when a lease was issued, None when it is gone."""
+        try:
+            answer = await self._revoking.call("POST", "sys/leases/lookup", {"lease_id": lease_id})
+        except VaultRefused as refused:
+            if refused.status in (400, 404):
+                return None
+            raise
+        # Vault prints nanoseconds, which this parser does not know: cut to microseconds.
+        whole, _, rest = str(answer["data"]["issue_time"]).partition(".")
+        fraction = rest.rstrip("Z")[:6]
+        return datetime.fromisoformat(f"{whole.rstrip('Z')}.{fraction or '0'}+00:00")
 
     async def leases_of(self, role: DatabaseRole) -> list[str]:
         """Return the ids of every lease of a role; how a lease is found that nobody reported."""

@@ -199,3 +199,19 @@ async def test_the_root_that_is_signed_is_that_of_the_bytes(fresh_database: Fres
         rows = await parts.reader.page(log.log_id, 0, 100)
         assert (await latest(parts)).root == root_of(row.leaf_hash for row in rows)
         assert all(parse(row.entry) for row in rows)
+
+
+async def test_an_idle_log_gets_a_heartbeat_and_a_new_checkpoint(fresh_database: FreshDatabase) -> None:
+    async with replica(fresh_database("audit")) as parts:
+        await grow(parts, 0, 1)
+        await parts.publisher.publish_once()
+        assert await parts.publisher.publish_once() == 0
+        parts.publisher.heartbeat_ms = 0
+        await parts.publisher.publish_once()
+        parts.publisher.heartbeat_ms = 3_600_000
+        assert await parts.publisher.publish_once() == 1
+        log = await parts.log()
+        (last,) = await parts.reader.page(log.log_id, 2, 10)
+        assert (await latest(parts)).size == 3
+    beat = parse(last.entry)
+    assert (beat.type, beat.data, beat.producer) == ("log.heartbeat", {"size": 2}, "audit")

@@ -73,7 +73,6 @@ def prepare(
             raise PeerNotAllowed(f"{producer} may not write {content['type']}")
         disclosure.check(request.disclosures, known.sealed)
         data = entries.build(content, entries.Srv(receive_time_ms, producer, (), request.retention))
-        entries.parse(data)
     except VerificationError as error:
         raise InputInvalid(error.message, event_id=request.event_id[:64]) from error
     return Prepared(request.event_id, entries.request_hash(content), leaf_hash(data), data)

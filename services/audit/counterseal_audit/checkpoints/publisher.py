@@ -5,12 +5,15 @@ prefix of the same log, since each signs nothing but what the stored entries add
 """
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
 from counterseal.clock import Clock
-from counterseal.errors import ServiceError
+from counterseal.errors import LogForked, LogFrozen, ServiceError
+from counterseal.ids import IdSource
 from counterseal.ledger.errors import VerificationError
+from counterseal.rpc.ledger_wire import new_entry
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints import engine
 from counterseal_audit.checkpoints.engine import Published
@@ -25,7 +28,10 @@ log = logging.getLogger("counterseal.audit.checkpoints")
 
 @dataclass(slots=True)
 class Publisher:
-    """Signs and stores checkpoints. owner: names this process in the leases."""
+    """Signs and stores checkpoints. owner: names this process in the leases.
+
+    heartbeat_ms: after how long without a checkpoint an idle log gets a `log.heartbeat`.
+    """
 
     logs: LogStore
     store: CheckpointStore
@@ -35,7 +41,9 @@ class Publisher:
     owner: str
     interval_ms: int
     lease_seconds: int
+    heartbeat_ms: int
     clock: Clock
+    new_id: IdSource
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publish every interval until `stopping`, and once more after it."""
@@ -59,8 +67,11 @@ class Publisher:
         count = 0
         for one in logs:
             known = self.heads.get(one.log_id)
+            is_ours = one.bucket in ours
             if known is None or known.size != sizes[one.log_id]:
-                count += await self._publish(one, is_ours=one.bucket in ours)
+                count += await self._publish(one, is_ours=is_ours)
+            elif is_ours and self.clock() - known.publish_time_ms >= self.heartbeat_ms:
+                await self._beat(one, known.size)
         return count
 
     async def _guarded(self) -> None:
@@ -84,6 +95,19 @@ class Publisher:
             log.critical("log is forked: not signed", extra={"log_id": one.log_id, "why": error.message})
             (await self.ledger.open(one.tenant))[1].mark_forked(error.message)
             return 0
+
+    async def _beat(self, one: Log, size: int) -> None:
+        """Give an idle log an entry to sign: signing the same head again would be the same bytes, no sign of life."""
+        beat = new_entry(
+            "log.heartbeat",
+            {"size": size},
+            event_id=self.new_id(),
+            event_time_ms=self.clock(),
+            tenant=one.tenant,
+            environment=one.environment,
+        )
+        with contextlib.suppress(LogForked, LogFrozen):  # such a log has no life to show; the others go on
+            await self.ledger.record(beat)
 
     async def _sign(self, one: Log, last: Published | None) -> int:
         key = one.key

@@ -5,6 +5,7 @@ reading statement reads a snapshot from before the wait, and lets a grant throug
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -63,3 +64,58 @@ async def put(connection: AsyncConnection, state: ScopeState, now_ms: int) -> Sc
     if row is not None:
         return ScopeState(*row)
     return (await states(connection, [state.scope]))[state.scope]
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """How far the revocation of a stopped scope is. revoked_epoch: the last epoch recorded as n of n."""
+
+    credential_count: int
+    revoked_count: int
+    revoked_epoch: int
+    revoked_time_ms: int
+
+
+async def condemned(connection: AsyncConnection, state: ScopeState, count: int) -> None:
+    """Note how many credentials were alive when the scope was stopped at this epoch; repeated orders add none."""
+    await connection.execute(
+        sa.text(
+            "UPDATE barrier SET credential_count = CASE WHEN counted_epoch = :epoch "
+            "THEN greatest(credential_count, :count) ELSE :count END, counted_epoch = :epoch WHERE scope = :scope"
+        ),
+        {"scope": state.scope, "epoch": state.epoch, "count": count},
+    )
+
+
+async def revocation(connection: AsyncConnection, scope: str) -> Revocation:
+    """Return how far a scope's revocation is; `revoked_count` is the caller's to fill."""
+    row = (
+        await connection.execute(
+            sa.text("SELECT credential_count, 0, revoked_epoch, revoked_time_ms FROM barrier WHERE scope = :scope"),
+            {"scope": scope},
+        )
+    ).one()
+    return Revocation(*row)
+
+
+async def unreported(connection: AsyncConnection) -> list[ScopeState]:
+    """Return, locked, the stopped scopes whose n of n is not recorded for their epoch."""
+    rows = await connection.execute(
+        sa.text(
+            f"SELECT {_COLUMNS} FROM barrier WHERE stopped AND revoked_epoch < epoch "
+            "ORDER BY scope FOR UPDATE SKIP LOCKED"
+        )
+    )
+    return [ScopeState(*row) for row in rows]
+
+
+async def report(connection: AsyncConnection, state: ScopeState, now_ms: int) -> int | None:
+    """Mark a scope's epoch as revoked n of n and return n; None when somebody did already."""
+    found: int | None = await connection.scalar(
+        sa.text(
+            "UPDATE barrier SET revoked_epoch = epoch, revoked_time_ms = :now "
+            "WHERE scope = :scope AND epoch = :epoch AND stopped AND revoked_epoch < epoch RETURNING credential_count"
+        ),
+        {"scope": state.scope, "epoch": state.epoch, "now": now_ms},
+    )
+    return found

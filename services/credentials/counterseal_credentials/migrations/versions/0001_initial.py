@@ -17,7 +17,9 @@ RUNTIME = "counterseal_credentials"
 TABLES = """
 CREATE TABLE barrier (
     scope text PRIMARY KEY, epoch bigint NOT NULL CHECK (epoch >= 0), stopped boolean NOT NULL,
-    reason_code text NOT NULL DEFAULT '', update_time_ms bigint NOT NULL
+    reason_code text NOT NULL DEFAULT '', update_time_ms bigint NOT NULL,
+    credential_count integer NOT NULL DEFAULT 0, counted_epoch bigint NOT NULL DEFAULT 0,
+    revoked_epoch bigint NOT NULL DEFAULT 0, revoked_time_ms bigint NOT NULL DEFAULT 0
 );
 CREATE TABLE signing_key (
     kid text PRIMARY KEY, use text NOT NULL CHECK (use IN ('context', 'decision', 'log')),
