@@ -1,13 +1,16 @@
 /** The stable reason of a refused call, out of google.rpc.ErrorInfo in the trailing metadata (AIP-193). */
 import protobuf from 'protobufjs';
 
-const { root } = protobuf.parse(`
+const { root } = protobuf.parse(
+  `
   syntax = "proto3";
   package google.rpc;
   message Any { string type_url = 1; bytes value = 2; }
   message Status { int32 code = 1; string message = 2; repeated Any details = 3; }
   message ErrorInfo { string reason = 1; string domain = 2; map<string, string> metadata = 3; }
-`);
+`,
+  { keepCase: true },
+);
 const Status = root.lookupType('google.rpc.Status');
 const ErrorInfo = root.lookupType('google.rpc.ErrorInfo');
 
