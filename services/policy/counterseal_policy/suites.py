@@ -5,7 +5,7 @@ dropped from each case once, which must never make the answer less strict (`WIDE
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,17 @@ class Report:
 
 def run_suites(policy: Policy) -> Report:
     """Run every case of every suite."""
+    run = run_stepwise(policy)
+    while True:
+        try:
+            next(run)
+        except StopIteration as done:
+            report: Report = done.value
+            return report
+
+
+def run_stepwise(policy: Policy) -> Generator[None, None, Report]:
+    """The same, yielding between cases: a server lets others run meanwhile."""
     results: list[CaseResult] = []
     findings: list[Finding] = []
     seen: dict[str, set[str]] = {}
@@ -66,6 +77,7 @@ def run_suites(policy: Policy) -> Report:
             for step in evaluation.steps if evaluation else ():
                 for verdict in step.verdicts:
                     seen.setdefault(verdict.name, set()).add(verdict.verdict)
+            yield
     findings += _uncovered(policy, seen)
     return Report(tuple(results), tuple(findings))
 

@@ -346,6 +346,10 @@ async def test_a_stricter_policy_voids_the_votes_and_a_looser_one_keeps_them(fre
         assert (again.evaluation.outcome, again.signed) == ("REQUIRE_APPROVAL", None)
         assert "POLICY_CHANGED" in again.evaluation.reason_codes
         assert await states(service) == ["SUPERSEDED", "PENDING"]
+        await asyncio.sleep(0.4)
+        await service.outbox.relay_once()
+        voided = [e.document["data"] for e in map(entries.parse, service.ledger.log) if e.type == "approval.withdrawn"]
+        assert voided == [{"task_id": asked.task_id, "cause": "superseded"}]
 
 
 async def test_a_higher_class_than_on_the_card_voids_the_votes(fresh_database: FreshDatabase) -> None:

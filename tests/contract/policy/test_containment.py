@@ -79,8 +79,13 @@ async def test_scopes_of_others_and_nonsense_are_refused(fresh_database: FreshDa
 async def test_a_plan_of_another_tenant_cannot_be_named(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         await service.authorize(plan(), "COMMIT")
+        eve = human("eve", "operator", tenant="globex")
         with pytest.raises(InputInvalid):
-            await trip(service, f"plan:{plan().digest}", human("eve", "operator", tenant="globex"))
+            await trip(service, f"plan:{plan().digest}", eve)
+        stolen = await service.authorize(plan(), "COMMIT", agent(tenant="globex"))
+        assert stolen.evaluation.reason_codes == ("TENANT_MISMATCH",)
+        with pytest.raises(InputInvalid):
+            await trip(service, f"plan:{plan().digest}", eve)
 
 
 async def test_without_the_role_nobody_trips(fresh_database: FreshDatabase) -> None:

@@ -94,11 +94,18 @@ class Adoption:
         return State(item.scope, owned, item.epoch, item.stopped, item.reason_code, 0)
 
 
-async def plan_tenant(connection: AsyncConnection, scope: str) -> str | None:
-    """Return the tenant of the plan that a `plan:` scope names, None for others and unknown plans."""
+async def plan_tenant(connection: AsyncConnection, scope: str, mine: str | None = None) -> str | None:
+    """Return the tenant of the plan that a `plan:` scope names, None for other scopes and unknown plans.
+
+    mine: look for a plan of this tenant only. A decision that refused another tenant's bytes does not make them mine.
+    """
     if not scope.startswith("plan:"):
         return None
     found: str | None = await connection.scalar(
-        sa.text("SELECT tenant FROM decision WHERE plan_digest = :d LIMIT 1"), {"d": scope.removeprefix("plan:")}
+        sa.text(
+            "SELECT tenant FROM decision WHERE plan_digest = :d AND (CAST(:t AS text) IS NULL OR tenant = :t)"
+            " AND NOT 'TENANT_MISMATCH' = ANY(reason_codes) ORDER BY create_time LIMIT 1"
+        ),
+        {"d": scope.removeprefix("plan:"), "t": mine},
     )
     return found

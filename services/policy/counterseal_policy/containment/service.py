@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from counterseal.api.common.v1 import containment_pb2 as common
 from counterseal.api.policy.v1 import containment_pb2 as pb
@@ -57,7 +57,7 @@ class ContainmentService(containment_pb2_grpc.ContainmentServiceServicer):
             raise InputInvalid(f"note is longer than {MAX_NOTE} characters")
         event_id = self.new_id()
         async with transaction(self.engine, EVERY_TENANT) as connection:
-            tenant = owner(request.scope, self.environment, await plan_tenant(connection, request.scope))
+            tenant = owner(request.scope, self.environment, await self._plan_tenant(connection, request.scope))
             self._may(caller, tenant)
             await lock_barrier(connection, exclusive=True)
             state = await store.trip(connection, request.scope, tenant, request.reason_code)
@@ -85,7 +85,7 @@ class ContainmentService(containment_pb2_grpc.ContainmentServiceServicer):
             raise InputInvalid(f"note is longer than {MAX_NOTE} characters")
         content = {"method": "LiftContainment", "scope": request.scope, "epoch": request.epoch}
         async with transaction(self.engine, EVERY_TENANT) as connection:
-            tenant = owner(request.scope, self.environment, await plan_tenant(connection, request.scope))
+            tenant = owner(request.scope, self.environment, await self._plan_tenant(connection, request.scope))
             self._may(caller, tenant, lifting=True)
             await lock_barrier(connection, exclusive=True)
             await store.check_liftable(connection, request.scope, tenant, request.epoch)
@@ -124,6 +124,10 @@ class ContainmentService(containment_pb2_grpc.ContainmentServiceServicer):
                 )
                 full = False
             await self.board.wait(HEARTBEAT_SECONDS)
+
+    async def _plan_tenant(self, connection: AsyncConnection, scope: str) -> str | None:
+        caller = current_caller()
+        return await plan_tenant(connection, scope, None if caller.token is None else caller.tenant)
 
     def _may(self, caller: Caller, tenant: str, *, lifting: bool = False) -> None:
         if caller.token is None:  # an operator's certificate; the method table lets no other peer come without a token

@@ -357,6 +357,7 @@ class Decider:
                 return _Approval(evaluation, task.task_id, card_digest=task.card_digest), None
             extra = ("POLICY_CHANGED",)
             await tasks.set_state(connection, task.task_id, "SUPERSEDED")
+            await self.outbox.put(connection, voided_entry(task, self.environment, self.new_id(), self.clock()))
         return await self._ask_people(connection, case, now, extra)
 
     async def _ask_people(
@@ -496,15 +497,28 @@ class Decider:
 
 def expired_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
     """Return the `approval.expired` entry of a task: undecided in time, or not used in time."""
+    cause = "undecided" if task.state == "PENDING" else "unused"
+    return _task_entry("approval.expired", cause, task, environment, event_id, now_ms)
+
+
+def voided_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
+    """Return the `approval.withdrawn` entry of a task whose votes no longer cover what is asked."""
+    return _task_entry("approval.withdrawn", "superseded", task, environment, event_id, now_ms)
+
+
+def _task_entry(
+    kind: str, cause: str, task: tasks.Task, environment: str, event_id: str, now_ms: int
+) -> ledger_pb2.NewEntry:
     return new_entry(
-        "approval.expired",
-        {"task_id": task.task_id, "cause": "undecided" if task.state == "PENDING" else "unused"},
+        kind,
+        {"task_id": task.task_id, "cause": cause},
         event_id=event_id,
         event_time_ms=now_ms,
         tenant=task.tenant,
         environment=environment,
         request_id=task.request_id,
         subject=task.subject,
+        agent=task.agent,
         plan_digest=task.plan_digest,
     )
 

@@ -7,7 +7,7 @@ from counterseal_policy.rules.compile import Policy, compile_policy, parse_files
 from counterseal_policy.rules.condition import ENGINE, ConditionEngine, input_digest
 from counterseal_policy.rules.errors import Finding, PolicyFileError, error
 from counterseal_policy.rules.files import PolicyFile
-from counterseal_policy.suites import run_suites
+from counterseal_policy.suites import Report
 
 PLATFORM = "_platform"
 MAX_DOCUMENTS = 200
@@ -27,20 +27,24 @@ def effective_id(platform: str | None, tenant: str | None) -> str:
     return digest_of("policy-snapshot", {"v": 1, "effective": {k: v for k, v in named.items() if v is not None}})
 
 
-def check(texts: Sequence[tuple[str, bytes]], engine: ConditionEngine) -> tuple[Policy, tuple[Finding, ...]]:
-    """Compile, lint and test a snapshot's files; returns the policy and the warnings that remain.
+def compile_documents(texts: Sequence[tuple[str, bytes]], engine: ConditionEngine) -> Policy:
+    """Compile and lint a snapshot's files.
 
-    Raises PolicyFileError with every finding that refuses the publication: lint errors, red cases, and what this
-    release tests but does not enforce.
+    Raises PolicyFileError with every finding that refuses the publication: lint errors, and what this release tests
+    but does not enforce.
     """
     if not texts or len(texts) > MAX_DOCUMENTS:
         raise PolicyFileError([error("snapshot", "DOCUMENTS", f"needs 1 to {MAX_DOCUMENTS} documents")])
     policy = compile_policy(parse_files(texts), engine)
     if policy.blockers:
         raise PolicyFileError(policy.blockers)
-    report = run_suites(policy)
+    return policy
+
+
+def warnings(policy: Policy, report: Report) -> tuple[Finding, ...]:
+    """Return what a publication tells besides. Raises PolicyFileError when a case of a suite is red."""
     red = [error(f"{case.suite}: {case.name}", "CASE_FAILED", why) for case in report.cases for why in case.failures]
     if red:
         raise PolicyFileError(red)
     uncovered = tuple(Finding("warning", item.where, item.code, item.message) for item in report.findings)
-    return policy, (*policy.findings, *uncovered)
+    return (*policy.findings, *uncovered)

@@ -1,5 +1,6 @@
 """`PolicyAdminService`: publish, activate, look."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,12 @@ from counterseal_policy import paging, second_person
 from counterseal_policy.config import PolicyConfig
 from counterseal_policy.containment.service import second_wire
 from counterseal_policy.database import EVERY_TENANT, transaction
+from counterseal_policy.rules.compile import Policy
 from counterseal_policy.rules.condition import ConditionEngine
 from counterseal_policy.snapshots import store
 from counterseal_policy.snapshots.active import ActivePolicies
-from counterseal_policy.snapshots.engine import PLATFORM, check, snapshot_id
+from counterseal_policy.snapshots.engine import PLATFORM, compile_documents, snapshot_id, warnings
+from counterseal_policy.suites import Report, run_stepwise
 
 ACTIVE = "active"
 
@@ -47,7 +50,8 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
         texts = [(document.name, document.text) for document in request.documents]
         if len({name for name, _ in texts}) != len(texts):
             raise InputInvalid("two documents have the same name")
-        policy, findings = check(texts, self.rules)
+        policy = compile_documents(texts, self.rules)
+        findings = warnings(policy, await _tested(policy))
         name = snapshot_id(policy.files)
         sources = dict(texts)
         stored = [(file, sources[file.file_name]) for file in policy.files]
@@ -203,6 +207,18 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
             subject=caller.subject,
             sealed=sealed,
         )
+
+
+async def _tested(policy: Policy) -> Report:
+    """Run the suites, letting decisions and heartbeats through between the cases."""
+    run = run_stepwise(policy)
+    while True:
+        try:
+            next(run)
+        except StopIteration as done:
+            report: Report = done.value
+            return report
+        await asyncio.sleep(0)
 
 
 def _reader() -> Caller:
