@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServiceDatabase:
-    """One fresh database: `dsn` logs in as the service's runtime role, `owner_dsn` as its owner, `admin_dsn` as root.
+    """One fresh database: `dsn` has the rights of the service's runtime role, `owner_dsn` its owner's, `admin_dsn` all.
 
     All are `postgresql://` addresses for asyncpg; `sqlalchemy_url` is the runtime role's for SQLAlchemy.
     """
@@ -98,7 +98,7 @@ class Databases:
         )
         return ServiceDatabase(
             name,
-            self.cluster.dsn(name, f"counterseal_{service}", "runtime"),
+            self.cluster.dsn(name, f"counterseal_{service}_test", "runtime"),
             self.cluster.dsn(name, owner, "owner"),
             self.cluster.dsn(name),
         )
@@ -112,10 +112,11 @@ class Databases:
             lambda: execute(
                 self.cluster.dsn(),
                 f"CREATE ROLE {owner} LOGIN PASSWORD 'owner'",
-                # The provisioning of Vault makes the runtime role too: whoever comes first.
+                # Provisioning Vault makes the runtime role too (whoever comes first) and rotates its password; tests log
+                # in as a member of it, with the same rights and a password of their own.
                 f"DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{runtime}') THEN "
                 f"CREATE ROLE {runtime} LOGIN; END IF; END $$",
-                f"ALTER ROLE {runtime} PASSWORD 'runtime'",
+                f"CREATE ROLE {runtime}_test LOGIN PASSWORD 'runtime' IN ROLE {runtime}",
                 f'CREATE DATABASE "{name}" OWNER {owner}',
             )
         )

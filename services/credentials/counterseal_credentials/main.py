@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from counterseal.api.audit.v1 import reader_pb2_grpc
+from counterseal.api.audit.v1 import ledger_pb2, reader_pb2_grpc
 from counterseal.api.credentials.v1 import grant_admin_pb2_grpc, grant_pb2_grpc, token_pb2_grpc
 from counterseal.identity import audience
 from counterseal.rpc.keys import KeyCache, PublicKey
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
+from counterseal.rpc.refusals import RefusalRecorder
 from counterseal.rpc.runtime import Registration, Runtime, run_service
 from counterseal.rpc.txn_token import TokenVerifier
 from counterseal.vault.broker import Broker
@@ -59,6 +60,13 @@ async def build(rt: Runtime) -> Sequence[Registration]:
             raise LookupError(kid)
         return await keys.get(kid, active_only=active_only)
 
+    async def record(entry: ledger_pb2.NewEntry) -> None:
+        async with rt.engine.begin() as connection:
+            await outbox.put(connection, entry)
+        outbox.wake()
+
+    refusals = RefusalRecorder(record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
+    rt.hooks.on_refused = refusals
     fetching = ThreadPoolExecutor(JWKS_THREADS, thread_name_prefix="jwks")
     exchange = Exchange(
         config,
@@ -117,7 +125,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     rt.spawn("containment", follow(rt.channel("policy"), barrier, freshness, rt.stopping))
     rt.spawn("reconciler", reconciler.run(rt.stopping))
     return [
-        (token_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(exchange, published)),
+        (token_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(exchange, published, config, refusals)),
         (grant_pb2_grpc.add_GrantServiceServicer_to_server, GrantService(lender)),
         (grant_admin_pb2_grpc.add_GrantAdminServiceServicer_to_server, GrantAdminService(rt.engine, barrier)),
     ]

@@ -8,7 +8,6 @@ the supervisor on top.
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import secrets
 import signal
@@ -210,8 +209,6 @@ class Stack:
         return file.read_text().strip()
 
     async def _migrate(self, service: str, control: Cluster) -> None:
-        if importlib.util.find_spec(f"counterseal_{service}.migrations") is None:
-            return
         config = db.DatabaseConfig(control.host, control.port, f"counterseal_{service}")
         engine = db.owner_engine(config, f"counterseal_{service}_owner", self._secret(f"{service}/owner-password"))
         try:

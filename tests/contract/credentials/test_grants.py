@@ -37,6 +37,7 @@ from counterseal_credentials.containment.engine import ScopeState
 from support.credentials import EXECUTOR, Desk, desk, login_works, obliged, tool
 from support.openbao import Provisioned
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 
 @pytest_asyncio.fixture
@@ -339,6 +340,7 @@ async def test_a_replica_that_was_paused_while_redeeming_answers_nothing_and_kil
         await broker.vault.read_login(bound.role(broker.environment).credential_path, token)
 
 
+@requirement("credential:bounded-life")
 async def test_a_grant_past_its_life_is_killed_by_the_reconciler(broker: Desk, provisioned: Provisioned) -> None:
     grant, login = await broker.lend(broker.case())
     await _age(broker, "not_after", 60)

@@ -14,6 +14,7 @@ from counterseal_credentials.grants.settle import Settler
 from support.credentials import Desk, desk
 from support.openbao import Provisioned
 from support.postgres import FreshDatabase, execute
+from support.requirements import requirement
 
 ROUNDS = 6
 WRITERS = 4
@@ -53,6 +54,7 @@ class Intruder:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+@requirement("credential:verified-dead")
 async def test_after_verified_dead_a_reconnecting_client_never_commits_again(
     broker: Desk, provisioned: Provisioned
 ) -> None:
@@ -61,8 +63,9 @@ async def test_after_verified_dead_a_reconnecting_client_never_commits_again(
         case = broker.case()
         _, login = await broker.lend(case)
         intruder = Intruder(provisioned, login)
-        await asyncio.sleep(0.1)
-        assert intruder.commits, "the intruder was in before the revocation"
+        async with asyncio.timeout(15):  # in before the revocation, however busy the machine is
+            while not intruder.commits:
+                await asyncio.sleep(0.01)
         ended = await broker.lender.revoke("acme", case.asked.attempt_id, "RECOVERY", None, 10)
         verified_at = asyncio.get_running_loop().time()
         assert ended.verified_dead

@@ -3,32 +3,52 @@
 from typing import Any
 
 from counterseal.api.credentials.v1 import token_pb2, token_pb2_grpc
-from counterseal.errors import InputInvalid, PeerNotAllowed
-from counterseal.identity import current_caller
+from counterseal.errors import InputInvalid, PeerNotAllowed, ServiceError
+from counterseal.identity import Caller, current_caller
+from counterseal.rpc.interceptor import OnRefused, Refusal
 from counterseal.rpc.method_table import EXECUTOR
+from counterseal_credentials.config import CredentialsConfig
 from counterseal_credentials.tokens import constraints
 from counterseal_credentials.tokens.engine import Request
 from counterseal_credentials.tokens.exchange import Exchange, Issued
 from counterseal_credentials.tokens.keys import PublishedKeys
 
 CACHE_SECONDS = 30
+EXCHANGE = "/counterseal.api.credentials.v1.TokenService/ExchangeToken"
 _STATES = {"active": token_pb2.KEY_STATE_ACTIVE, "archived": token_pb2.KEY_STATE_ARCHIVED}
 
 
 class TokenService(token_pb2_grpc.TokenServiceServicer):
     """See `token.proto`."""
 
-    def __init__(self, exchange: Exchange, keys: PublishedKeys) -> None:
+    def __init__(
+        self, exchange: Exchange, keys: PublishedKeys, config: CredentialsConfig, on_refused: OnRefused
+    ) -> None:
         self._exchange = exchange
         self._keys = keys
+        self._config = config
+        self._on_refused = on_refused
 
     async def ExchangeToken(  # noqa: N802
         self,
         request: token_pb2.ExchangeTokenRequest,
         context: Any,  # noqa: ARG002
     ) -> token_pb2.ExchangeTokenResponse:
-        """Exchange a subject token for a txn-token."""
+        """Exchange a subject token for a txn-token. Who is refused here leaves a `call.refused`, as at every door."""
         caller = current_caller()
+        try:
+            return await self._exchange_token(request, caller)
+        except ServiceError as error:
+            workload = self._config.workload(caller.peer)
+            # Nothing that an unverified request claims is written down, but for a tenant that is the workload's own.
+            tenant = request.tenant if workload is not None and request.tenant in workload.tenants else ""
+            agent = workload.agent if workload is not None else None
+            await self._on_refused(Refusal(EXCHANGE, caller.peer, error.reason, tenant, "", agent or None))
+            raise
+
+    async def _exchange_token(
+        self, request: token_pb2.ExchangeTokenRequest, caller: Caller
+    ) -> token_pb2.ExchangeTokenResponse:
         kind = request.WhichOneof("subject_token")
         if kind == "signed_decision":
             if caller.peer_kind != EXECUTOR:
