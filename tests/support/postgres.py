@@ -112,8 +112,8 @@ class Databases:
             lambda: execute(
                 self.cluster.dsn(),
                 f"CREATE ROLE {owner} LOGIN PASSWORD 'owner'",
-                # Provisioning Vault makes the runtime role too (whoever comes first) and rotates its password; tests log
-                # in as a member of it, with the same rights and a password of their own.
+                # Provisioning Vault makes the runtime role too (whoever comes first) and rotates its password; tests
+                # log in as a member of it, with the same rights and a password of their own.
                 f"DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{runtime}') THEN "
                 f"CREATE ROLE {runtime} LOGIN; END IF; END $$",
                 f"CREATE ROLE {runtime}_test LOGIN PASSWORD 'runtime' IN ROLE {runtime}",
