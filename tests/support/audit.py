@@ -3,22 +3,25 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 from nacl.secret import SecretBox
 from nacl.signing import SigningKey
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
+from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
-from counterseal.errors import InputInvalid
+from counterseal.errors import InputInvalid, ServiceError
 from counterseal.ids import new_id
+from counterseal.ledger import entry as entries
+from counterseal.ledger.tree import Frontier, leaf_hash
 from counterseal.rpc.interceptor import Interceptor
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.method_table import METHODS
@@ -27,7 +30,7 @@ from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
-from counterseal_audit.append.writer import LogWriter
+from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.store import CheckpointStore
@@ -94,10 +97,19 @@ class Replica:
         return (await self.ledger.open(tenant))[1]
 
 
+Connect = Callable[[], Any]
+
+
 @asynccontextmanager
-async def replica(database: ServiceDatabase, signer: LocalLogSigner | None = None) -> AsyncIterator[Replica]:
-    """One replica; several over one database are several processes' worth of state."""
-    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0)
+async def replica(
+    database: ServiceDatabase, signer: LocalLogSigner | None = None, connect: Connect | None = None
+) -> AsyncIterator[Replica]:
+    """One replica; several over one database are several processes' worth of state.
+
+    connect: an async function that makes each asyncpg connection, instead of a plain one.
+    """
+    more = {"async_creator": connect} if connect is not None else {}
+    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, **more)
     try:
         yield _parts(engine, signer or LocalLogSigner())
     finally:
@@ -217,3 +229,45 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
             await server.stop(stopping)
             if task is not None:
                 await task
+
+
+async def append(
+    parts: Replica, requests: Sequence[ledger_pb2.NewEntry], producer: str = "executor"
+) -> list[Receipt | ServiceError]:
+    answers: list[Receipt | ServiceError] = []
+    for answer in await parts.ledger.submit(requests, producer):
+        try:
+            answers.append(answer if isinstance(answer, ServiceError) else await answer)
+        except ServiceError as error:
+            answers.append(error)
+    return answers
+
+
+async def append_one(parts: Replica, request: ledger_pb2.NewEntry, producer: str = "executor") -> Receipt:
+    (answer,) = await append(parts, [request], producer)
+    if isinstance(answer, ServiceError):
+        raise answer
+    return answer
+
+
+async def stored(database: ServiceDatabase) -> list[bytes]:
+    """All entries of the only log, after checking that index, leaf, node and head rows are what the bytes say."""
+    connection = await asyncpg.connect(database.admin_dsn)
+    try:
+        rows = await connection.fetch("SELECT idx, leaf_hash, entry FROM ledger_entry ORDER BY idx")
+        head = await connection.fetchrow("SELECT size, frontier, root FROM ledger_head")
+        nodes = await connection.fetch("SELECT level, n, hash FROM ledger_node ORDER BY level, n")
+    finally:
+        await connection.close()
+    assert [row["idx"] for row in rows] == list(range(len(rows)))
+    assert all(row["leaf_hash"] == leaf_hash(row["entry"]) for row in rows)
+    found: list[tuple[int, int, bytes]] = []
+    frontier = Frontier().extend(
+        (row["leaf_hash"] for row in rows),
+        lambda height, index, node: found.append((height // 8, index, node)) if height % 8 == 0 else None,
+    )
+    assert (head["size"], head["frontier"], head["root"]) == (len(rows), frontier.serialize(), frontier.root())
+    assert [tuple(row) for row in nodes] == sorted(found)
+    for row in rows:
+        entries.parse(row["entry"])
+    return [row["entry"] for row in rows]

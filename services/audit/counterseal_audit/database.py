@@ -13,6 +13,7 @@ from counterseal.errors import LedgerUnavailable
 CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the driver's word for a connection that the server is just ending
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,
@@ -27,10 +28,21 @@ _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
 @asynccontextmanager
 async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
-    """Borrow one asyncpg connection, in autocommit (READ COMMITTED)."""
+    """Borrow one asyncpg connection, in autocommit (READ COMMITTED).
+
+    The pool does not see what the driver raises here, so a lost connection is taken out of it by hand: otherwise a
+    restart of PostgreSQL would leave a pool of dead ones.
+    """
     async with engine.connect() as borrowed:
-        raw = await borrowed.get_raw_connection()
-        yield raw.driver_connection
+        raw: Any = (await borrowed.get_raw_connection()).driver_connection
+        if raw.is_closed():
+            await borrowed.invalidate()
+            raw = (await borrowed.get_raw_connection()).driver_connection
+        try:
+            yield raw
+        except CONNECTION_LOST:
+            await borrowed.invalidate()
+            raise
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.errors import (
     EnvironmentMismatch,
     IdempotencyKeyReused,
@@ -24,51 +23,9 @@ from counterseal_audit.append.engine import Prepared, step
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
 from counterseal_audit.database import unsafe_settings
-from support.audit import Replica, replica
+from support.audit import append, append_one, replica, stored
 from support.entries import changed, received
-from support.postgres import FreshDatabase, ServiceDatabase
-
-
-async def append(
-    parts: Replica, requests: Sequence[ledger_pb2.NewEntry], producer: str = "executor"
-) -> list[Receipt | ServiceError]:
-    answers: list[Receipt | ServiceError] = []
-    for answer in await parts.ledger.submit(requests, producer):
-        try:
-            answers.append(answer if isinstance(answer, ServiceError) else await answer)
-        except ServiceError as error:
-            answers.append(error)
-    return answers
-
-
-async def append_one(parts: Replica, request: ledger_pb2.NewEntry, producer: str = "executor") -> Receipt:
-    (answer,) = await append(parts, [request], producer)
-    if isinstance(answer, ServiceError):
-        raise answer
-    return answer
-
-
-async def stored(database: ServiceDatabase) -> list[bytes]:
-    """All entries of the only log, after checking that index, leaf, node and head rows are what the bytes say."""
-    connection = await asyncpg.connect(database.admin_dsn)
-    try:
-        rows = await connection.fetch("SELECT idx, leaf_hash, entry FROM ledger_entry ORDER BY idx")
-        head = await connection.fetchrow("SELECT size, frontier, root FROM ledger_head")
-        nodes = await connection.fetch("SELECT level, n, hash FROM ledger_node ORDER BY level, n")
-    finally:
-        await connection.close()
-    assert [row["idx"] for row in rows] == list(range(len(rows)))
-    assert all(row["leaf_hash"] == leaf_hash(row["entry"]) for row in rows)
-    found: list[tuple[int, int, bytes]] = []
-    frontier = Frontier().extend(
-        (row["leaf_hash"] for row in rows),
-        lambda height, index, node: found.append((height // 8, index, node)) if height % 8 == 0 else None,
-    )
-    assert (head["size"], head["frontier"], head["root"]) == (len(rows), frontier.serialize(), frontier.root())
-    assert [tuple(row) for row in nodes] == sorted(found)
-    for row in rows:
-        entries.parse(row["entry"])
-    return [row["entry"] for row in rows]
+from support.postgres import FreshDatabase
 
 
 async def test_a_log_starts_with_its_genesis_entry(fresh_database: FreshDatabase) -> None:
@@ -245,6 +202,18 @@ async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_databas
         receipt = await writer.submit([item])[0]
         assert receipt.index == 2
     assert len(await stored(database)) == 3
+
+
+async def test_connections_that_the_server_ended_do_not_stay_in_the_pool(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await asyncio.gather(*(append_one(parts, changed(tenant=t)) for t in ("acme", "globex") for _ in range(3)))
+        connection = await asyncpg.connect(database.admin_dsn)
+        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'counterseal_audit'"
+        assert await connection.fetchval(ended) >= 1
+        await connection.close()
+        for seq in range(5):
+            await append_one(parts, changed(stream=f"plan:after-{seq}"))
 
 
 async def test_a_closed_log_refuses(fresh_database: FreshDatabase) -> None:
