@@ -85,8 +85,11 @@ def _explain(running: "Running", home: Path) -> None:
     say(f"counterseal is running: environment {running.environment}, data in {home}")
     for service, address in running.addresses.items():
         say(f"  {service:<12} {address}   log {running.logs / f'{service}.log'}")
-    say("try:")
-    say(f"  counterseal login --home {home} --user olga")
-    say(f"  counterseal approvals list --home {home}")
-    say(f"  counterseal login --home {home} --profile agent-refund-bot --user ana")
+    at = "" if home == Path(DEFAULT_HOME) else f" --home {home}"
+    say("try, in another terminal:")
+    say(f"  counterseal login{at} --profile agent-refund-bot --user ana")
+    say(f"  counterseal plan propose examples/shop/refund.json{at}        # allowed")
+    say(f"  counterseal plan propose examples/shop/large-refund.json{at}  # waits for a person")
+    say(f"  counterseal login{at} --user olga && counterseal approvals list{at}")
+    say(f"  counterseal kill --all-of-tenant{at}                          # stops everything of the tenant")
     say("Ctrl-C stops everything.")

@@ -34,6 +34,9 @@ CREATE TABLE shop.shipments (
   order_id text PRIMARY KEY REFERENCES shop.orders,
   zone text NOT NULL REFERENCES shop.zones
 );
+INSERT INTO shop.orders (order_id, customer, state, total_cents)
+  VALUES ('o-1001', 'ana', 'paid', 8000), ('o-1002', 'ana', 'paid', 100000);
+INSERT INTO shop.stock (item, quantity) VALUES ('lamp', 10);
 """
 
 _USE = "USAGE ON SCHEMA shop"

@@ -1,0 +1,155 @@
+"""A newcomer's evening with `counterseal dev` and the commands, each a process of its own, with their exit codes."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from support.postgres import open_directory
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+COUNTERSEAL = Path(sys.executable).with_name("counterseal")
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "shop"
+AGENT = ("--profile", "agent-refund-bot")
+
+
+class Console:
+    """Runs commands against one `counterseal dev`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    async def run(self, *argv: str, code: int = 0) -> str:
+        process = await asyncio.create_subprocess_exec(
+            COUNTERSEAL,
+            *argv,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "COUNTERSEAL_HOME": str(self.home)},
+        )
+        out, err = await process.communicate()
+        assert process.returncode == code, f"{argv}: {process.returncode}\n{out.decode()}{err.decode()}"
+        assert b"Traceback" not in out + err
+        return out.decode() or err.decode()
+
+    async def json(self, *argv: str, code: int = 0) -> Any:
+        return json.loads(await self.run(*argv, "--json", code=code))
+
+
+@pytest_asyncio.fixture
+async def console() -> AsyncIterator[Console]:
+    with open_directory("counterseal-dev-") as home:
+        dev = await asyncio.create_subprocess_exec(
+            COUNTERSEAL,
+            "dev",
+            "--home",
+            str(home / "dev"),
+            "--environment",
+            "prod",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert dev.stdout is not None
+        first = await asyncio.wait_for(dev.stdout.readline(), 120)
+        assert first.startswith(b"counterseal is running: environment prod"), first
+        yield Console(home / "dev")
+        dev.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(dev.wait(), 60) == 0
+        assert _processes_below(home) == []
+
+
+def _processes_below(home: Path) -> list[str]:
+    """Return the command lines that still name the data directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if str(home).encode() in line:
+            found.append(line.decode(errors="replace"))
+    return found
+
+
+async def test_an_evening_with_the_commands(console: Console) -> None:
+    assert "nobody is logged in" in await console.run("approvals", "list", code=5)
+    await console.run("login", *AGENT, "--user", "ana")
+    for user in ("ida", "omar", "olga"):
+        await console.run("login", "--user", user)
+    await console.run("login", "--user", "mallory", code=5)
+
+    await _small_refund(console)
+    denied = await console.json("plan", "propose", str(EXAMPLES / "purge.json"), code=5)
+    assert denied["decision"]["reason_codes"] == ["DESTRUCTIVE_IN_PRODUCTION"]
+    approved = await _large_refund(console)
+    await _kill_and_lift(console)
+    await _look_back(console, approved)
+
+
+async def _small_refund(console: Console) -> None:
+    plan = await console.json("plan", "propose", str(EXAMPLES / "refund.json"))
+    assert plan["decision"]["outcome"] == "ALLOW"
+    assert plan["canonical_plan"]["steps"][0]["args"] == {"amount_cents": 2000, "order_id": "o-1001"}
+    wrong = "sha256:" + "0" * 64
+    assert "PLAN_DIGEST_MISMATCH" in await console.run("plan", "commit", plan["plan_id"], "--digest", wrong, code=3)
+    ended = await console.json("plan", "commit", plan["plan_id"], "--digest", plan["plan_digest"], "--wait", "60")
+    assert ended["state"] == "SUCCEEDED"
+    watched = await console.run("plan", "watch", plan["plan_id"])
+    assert "plan.ended" in watched
+    shown = await console.run("plan", "show", plan["plan_id"])
+    assert plan["plan_digest"] in shown
+
+
+async def _large_refund(console: Console) -> str:
+    plan = await console.json("plan", "propose", str(EXAMPLES / "large-refund.json"), code=6)
+    commit = ("plan", "commit", plan["plan_id"], "--digest", plan["plan_digest"])
+    assert "APPROVAL_REQUIRED" in await console.run(*commit, code=6)
+    (task,) = await console.json("approvals", "list")
+    shown = await console.run("approvals", "show", task["task_id"])
+    assert plan["plan_digest"] in shown
+    vote = (task["task_id"], "--plan", task["plan_digest"], "--card", task["card_digest"])
+    wrong = (task["task_id"], "--plan", task["plan_digest"], "--card", "sha256:" + "0" * 64)
+    assert "CARD_DIGEST_MISMATCH" in await console.run("approvals", "approve", *wrong, code=3)
+    await console.run("approvals", "approve", *vote, "--user", "ida", code=5)  # ida owns the agent
+    await console.run("approvals", "approve", *vote)
+    await console.run(*commit, "--wait", "60")
+    return str(plan["plan_digest"])
+
+
+async def _kill_and_lift(console: Console) -> None:
+    moments = await console.json("kill", "--all-of-tenant")
+    assert (moments["scope"], moments["policy"]) == ("tenant:acme", True)
+    assert "CONTAINED" in await console.run("plan", "propose", str(EXAMPLES / "refund.json"), code=5)
+    asked = await console.json("lift", "--all-of-tenant", "--user", "omar", code=6)
+    digest = asked["second_person"]["request_digest"]
+    again = ("lift", "--all-of-tenant", "--request-digest", digest)
+    assert "SECOND_PERSON_REQUIRED" in await console.run(*again, "--user", "omar", code=3)
+    await console.run(*again, "--user", "ida")
+    for _ in range(50):  # the lift travels by policy's stream
+        try:
+            await console.json("plan", "propose", str(EXAMPLES / "refund.json"))
+            break
+        except AssertionError:
+            await asyncio.sleep(0.2)
+    else:
+        pytest.fail("nothing can be proposed after the lift")
+
+
+async def _look_back(console: Console, plan_digest: str) -> None:
+    story = await console.json("explain", plan_digest)
+    types = [entry["type"] for entry in story["entries"]]
+    for wanted in ("plan.proposed", "plan.decided", "approval.recorded", "plan.committed", "step.intent"):
+        assert wanted in types
+    assert types.index("step.intent") < types.index("step.outcome")
+    assert "shop.refund_order@1.0.0" in await console.run("tool", "list")
+    assert len(await console.json("plan", "list")) >= 3
+    export = console.home / "export"
+    await console.run("audit", "export", str(export))
+    assert (await console.json("audit", "verify", str(export), "--vkey", str(export / "vkey")))["verdict"] == "verified"
