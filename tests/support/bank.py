@@ -5,6 +5,8 @@ same statement as the balance's change and notes what the executor said of itsel
 target's own clock, so that it can be compared with the ledger. Amounts are integer cents.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from counterseal.canonical import JsonObject
@@ -284,6 +286,15 @@ def wanted(environment: str = "prod", **changes: Any) -> Wanted:
         **changes,
     }
     return Wanted(environment=environment, **values)
+
+
+def with_settings(chosen: Wanted, settings: Mapping[str, Mapping[str, object]]) -> Wanted:
+    """Return the stack with more keys in services' own tables."""
+    merged = {
+        service: {**chosen.service_settings.get(service, {}), **settings.get(service, {})}
+        for service in {*chosen.service_settings, *settings}
+    }
+    return replace(chosen, service_settings=merged)
 
 
 def refund(account: str, amount_cents: int, step: str = "s1", *, needs: tuple[str, ...] = ()) -> Step:
