@@ -160,9 +160,7 @@ def running_suite(home: Path, wanted: Wanted | None = None, *, tapped: bool = Tr
     if tap is not None:
         tap.start()
         environ["COUNTERSEAL_VAULT__ADDRESS"] = tap.address
-        chosen = bank.with_settings(
-            chosen, {"credentials": {"vault_address": tap.address}, "executor": {"vault_address": tap.address}}
-        )
+        chosen = bank.with_settings(chosen, {"credentials": {"vault_address": tap.address}})
     thread = LoopThread()
     deployment = Deployment(data, chosen, environ=environ)
     try:
