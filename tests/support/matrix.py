@@ -183,7 +183,9 @@ async def call(channel: grpc.aio.Channel, method: str, *tokens: str, request: Me
     answer_class = message_factory.GetMessageClass(described.output_type)
     sides = ("stream" if described.client_streaming else "unary", "stream" if described.server_streaming else "unary")
     stub = getattr(channel, "_".join(sides))(method, type(asked).SerializeToString, answer_class.FromString)
-    body: Any = _once(asked) if described.client_streaming else asked
+    body: Any = asked
+    if described.client_streaming:
+        body = _silence() if request is None else _once(asked)
     running = stub(body, timeout=20, metadata=tuple(("txn-token", token) for token in tokens))
     messages: list[bytes] = []
     try:
@@ -244,3 +246,9 @@ def _fields(message: Any, seen: set[str]) -> Iterator[str]:
 
 async def _once(message: Message) -> AsyncIterator[Message]:
     yield message
+
+
+async def _silence() -> AsyncIterator[Message]:
+    """Open a request stream and say nothing: grpc.aio forgets the server's status when a message crosses it."""
+    await asyncio.Event().wait()
+    yield  # type: ignore[misc] # never reached; makes this a generator

@@ -107,6 +107,15 @@ class Suite:
         rows = await self.sql("bank", "SELECT amount_cents FROM effects WHERE account = $1 ORDER BY ctid", account)
         return [int(row["amount_cents"]) for row in rows]
 
+    async def outboxes_drained(self, seconds: float = 20.0) -> None:
+        """Wait until the ledger has everything that its producers have to say; raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            for database in DATABASES:
+                if database == "counterseal_audit":
+                    continue
+                while await self.sql(database, "SELECT 1 FROM outbox WHERE ack_time IS NULL LIMIT 1"):
+                    await asyncio.sleep(0.05)
+
     async def row_counts(self) -> dict[str, int]:
         """Return `database.table` -> rows, for every table of the services and of the bank."""
         counts: dict[str, int] = {}
@@ -190,6 +199,7 @@ async def prepare(suite: Suite) -> None:
         registered = await ida.register(bodies)
         if registered.HasField("second_person"):
             await pat.register(bodies, registered.second_person.request_digest)
+    await suite.outboxes_drained()
 
 
 async def reason_of(call: Awaitable[object]) -> str:
