@@ -42,6 +42,7 @@ from counterseal.documents.plan import parse_plan
 from counterseal.errors import ServiceError
 from counterseal.identity import Caller, acting_for
 from counterseal.ids import new_id
+from counterseal.rpc.interceptor import Hooks
 from counterseal.rpc.runtime import Runtime
 from counterseal.rpc.status import to_status
 from counterseal.vault import Login
@@ -290,6 +291,7 @@ class _Runtime:
     engine: AsyncEngine
     channels: Mapping[str, grpc.aio.Channel]
     keys: Any
+    hooks: Hooks = field(default_factory=Hooks)
     environment: str = "prod"
     clock: Any = system_clock
     new_id: Any = new_id
@@ -413,7 +415,7 @@ class World:
                 return public
 
         runtime = _Runtime(self.engine, self.channels, Keys())
-        services = assemble(cast("Runtime", runtime), replace(self.config, **changes), self.broker)
+        services = await assemble(cast("Runtime", runtime), replace(self.config, **changes), self.broker)
         plans, tools, operator = (service for _, service in services)
         executor = Executor(
             cast("PlanService", plans), cast("ToolService", tools), cast("OperatorService", operator), runtime

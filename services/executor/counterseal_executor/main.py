@@ -13,6 +13,7 @@ from counterseal.documents.effects import PLAN_COMMITTED
 from counterseal.rpc.ledger_client import Appended, LedgerClient
 from counterseal.rpc.ledger_wire import kind_of
 from counterseal.rpc.outbox import Outbox
+from counterseal.rpc.refusals import RefusalRecorder, into_outbox
 from counterseal.rpc.runtime import Registration, Runtime, run_service
 from counterseal_executor import database as db
 from counterseal_executor.config import ExecutorConfig, bind_config
@@ -35,10 +36,10 @@ from counterseal_executor.work.recovery import Recovery
 
 async def build(rt: Runtime) -> Sequence[Registration]:
     """Make the executor's servicers and start its loops."""
-    return assemble(rt, bind_config(rt.config), rt.vault)
+    return await assemble(rt, bind_config(rt.config), rt.vault)
 
 
-def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Sequence[Registration]:
+async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Sequence[Registration]:
     """Wire everything together."""
     background: set[asyncio.Task[None]] = set()
 
@@ -60,6 +61,11 @@ def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Sequence[
     proposer = Proposer(rt.engine, maker, config, policy, reader, rt.keys.get, secrets.token_bytes)
     gate = Gate(rt.engine, maker, policy, reader, rt.keys.get, barrier)
     plans = PlanService(rt.engine, maker, proposer, gate, signals, behind, recovery.start, rt.stopping)
+    await barrier.refresh()
+    rt.hooks.check_caller = barrier.check_caller
+    rt.hooks.on_refused = RefusalRecorder(
+        into_outbox(rt.engine, outbox), environment=rt.environment, clock=rt.clock, new_id=rt.new_id
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, rt.stopping))
     rt.spawn("recovery", recovery.loop(rt.stopping))

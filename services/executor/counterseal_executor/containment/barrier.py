@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.clock import monotonic_ms
-from counterseal.errors import ServiceError
+from counterseal.errors import ServiceError, TokenRevoked
+from counterseal.identity import Caller
 from counterseal_executor import database as db
 from counterseal_executor.containment import engine, store
 from counterseal_executor.containment.engine import SYSTEM_TENANT, ScopeState
@@ -33,10 +34,30 @@ class Barrier:
         self._stale_ms = int(stale_seconds * 1000)
         self._heard_ms: int | None = None
         self._quiesced: dict[tuple[str, int], int] = {}
+        self._states: dict[str, ScopeState] = {}
 
-    def heard(self) -> None:
-        """Note that policy's stream spoke."""
+    async def heard(self) -> None:
+        """Note that policy's stream spoke, and look at what other replicas were told meanwhile."""
         self._heard_ms = monotonic_ms()
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the barrier for `check_caller`; gates and fences never rely on this copy."""
+        self._states = {state.scope: state for state in await self.everything()}
+
+    async def check_caller(self, caller: Caller) -> None:
+        """Refuse an agent's token when a scope of it is stopped or newer than the token: it stays dead after a lift.
+
+        People's tokens live on: they must be able to look and to lift. Raises TokenRevoked.
+        """
+        if not caller.chain:
+            return
+        scopes = {f"environment:{caller.environment}", f"tenant:{caller.tenant}"}
+        scopes |= {f"agent:{caller.tenant}/{actor['sub']}" for actor in caller.chain if "sub" in actor}
+        for scope in scopes:
+            state = self._states.get(scope)
+            if state is not None and (state.stopped or state.epoch > caller.epochs.get(scope, 0)):
+                raise TokenRevoked("the token is older than a stop that covers its agent", scope=scope)
 
     @property
     def fresh(self) -> bool:
@@ -57,6 +78,7 @@ class Barrier:
             state, changed = await store.put(conn, told, self._maker.clock())
             if changed:
                 await self._record(conn, "containment.stopped", state, {"reason_code": reason_code})
+        self._states[state.scope] = state
         if changed:
             self._maker.outbox.wake()
             self._spawn(self._follow_up(state))
@@ -71,6 +93,7 @@ class Barrier:
             state, changed = await store.put(conn, told, self._maker.clock())
             if changed and state.stopped:
                 await self._record(conn, "containment.stopped", state, {"reason_code": state.reason_code})
+        self._states[state.scope] = state
         if changed and state.stopped:
             self._maker.outbox.wake()
             self._spawn(self._follow_up(state))

@@ -34,7 +34,7 @@ async def follow(channel: grpc.aio.Channel, barrier: Barrier, stopping: asyncio.
                     break
                 for state in message.states:
                     await barrier.adopt(state_of(state))
-                barrier.heard()
+                await barrier.heard()
         except (grpc.aio.AioRpcError, TimeoutError):
             log.info("the containment stream broke off; reconnecting")
         except asyncio.CancelledError:
