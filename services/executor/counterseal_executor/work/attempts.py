@@ -21,6 +21,7 @@ from counterseal_executor.containment import store as containment
 from counterseal_executor.decisions import Decision
 from counterseal_executor.events import Event
 from counterseal_executor.logins import WITHOUT_CREDENTIAL, Need
+from counterseal_executor.peers import WRITE
 from counterseal_executor.plans import store
 from counterseal_executor.plans.rows import AttemptRow
 from counterseal_executor.plans.unit import Fenced, Unit, change
@@ -264,7 +265,10 @@ async def revoke(job: Job, attempt: AttemptRow, reason: str) -> bool:
     step = job.plan.step(attempt.step_id)
     if job.target(step).kind not in WITHOUT_CREDENTIAL:
         try:
-            answer = await job.means.broker.revoke(attempt.attempt_id, job.lease.tenant, reason)
+            # After a write its read-back has begun to borrow under the same attempt; those logins end by `end_reads`.
+            reading = job.tool(step, undo=attempt.undo).reads_only
+            purpose = WRITE if reason == "DONE" and not reading else None
+            answer = await job.means.broker.revoke(attempt.attempt_id, job.lease.tenant, reason, purpose)
         except ServiceError as error:
             log.warning("an attempt was not revoked yet", extra={"reason": error.reason})
             return False
