@@ -1,5 +1,6 @@
 """One task as the agent does it: each call is a plan that is proposed, committed and seen to its end."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from counterseal.documents.tool import ToolDescriptor
 from counterseal.errors import ServiceError
 
 PLAN_SECONDS = 120.0
+RECORD_TRIES = 100
+RECORD_PAUSE_SECONDS = 0.1
 REFUSING = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "NOT_FOUND")
 """Errors that say no to this call; any other is a fault of ours, which refuses nothing."""
 
@@ -54,7 +57,7 @@ async def run_call(request: AgentRequest, tools: Mapping[str, ToolDescriptor], a
         if proposal.outcome != "ALLOW":
             return _no(action, proposal.outcome, proposal.reason_codes, plan_digest, proposal.plan.state)
         await request.commit(proposal.plan_id, plan_digest)
-        plan = await request.wait(proposal.plan_id, seconds=PLAN_SECONDS)
+        plan = await _recorded(request, await request.wait(proposal.plan_id, seconds=PLAN_SECONDS))
     except ServiceError as error:
         if error.code in REFUSING:
             return _no(action, "DENY", (error.reason,), plan_digest, error.reason)
@@ -62,6 +65,17 @@ async def run_call(request: AgentRequest, tools: Mapping[str, ToolDescriptor], a
     except TimeoutError:
         return CallResult(action, "NONE", (), plan_digest, refused=False, done=False, state="TIMEOUT")
     return _ended(action, plan, tuple(plan.decision.reason_codes) or proposal.reason_codes)
+
+
+async def _recorded(request: AgentRequest, plan: Any) -> Any:
+    """Return the ended plan once the ledger has acknowledged its outcome too; the outbox may need a moment."""
+    for _ in range(RECORD_TRIES):
+        step = plan.steps[0]
+        if not step.outcome_event_id or step.HasField("outcome_index"):
+            return plan
+        await asyncio.sleep(RECORD_PAUSE_SECONDS)
+        plan = (await request.get(plan.plan_id)).plan
+    return plan
 
 
 def _no(action: Action, decision: str, reasons: tuple[str, ...], plan_digest: str, state: str) -> CallResult:
