@@ -60,19 +60,24 @@ class Publisher:
     async def publish_once(self) -> int:
         """Publish what is due; return how many checkpoints were signed."""
         logs = await self.logs.all(self.ledger.environment)
-        if not logs:
+        sizes = await self.store.sizes() if logs else {}
+        due = [one for one in logs if self._is_due(one, sizes[one.log_id])]
+        if not due:
             return 0
-        sizes = await self.store.sizes()
-        ours = await self.store.lease(sorted({one.bucket for one in logs}), self.owner, self.lease_seconds)
+        ours = await self.store.lease(sorted({one.bucket for one in due}), self.owner, self.lease_seconds)
         count = 0
-        for one in logs:
+        for one in due:
             known = self.heads.get(one.log_id)
-            is_ours = one.bucket in ours
             if known is None or known.size != sizes[one.log_id]:
-                count += await self._publish(one, is_ours=is_ours)
-            elif is_ours and self.clock() - known.publish_time_ms >= self.heartbeat_ms:
+                count += await self._publish(one, is_ours=one.bucket in ours)
+            elif one.bucket in ours:
                 await self._beat(one, known.size)
         return count
+
+    def _is_due(self, one: Log, size: int) -> bool:
+        """Tell whether a log has grown since its last checkpoint, or was idle for too long."""
+        known = self.heads.get(one.log_id)
+        return known is None or known.size != size or self.clock() - known.publish_time_ms >= self.heartbeat_ms
 
     async def _guarded(self) -> None:
         try:
