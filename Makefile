@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo test check tau lint protos protos-baseline stubs bench guarantees interop clean
+.PHONY: help demo dev test chaos check tau lint protos protos-baseline stubs bench guarantees interop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,12 +20,24 @@ $(STAMP): pyproject.toml
 	.venv-protos/bin/pip install --quiet --disable-pip-version-check grpcio-tools==1.76.0 mypy-protobuf==5.1.0
 	@touch $@
 
+demo: $(STAMP) ## seven scenes on a real PostgreSQL, OpenBao and four services; leaves build/demo/ledger
+	$(BIN)/counterseal demo
+
+dev: $(STAMP) ## the whole suite on this machine, until Ctrl-C
+	$(BIN)/counterseal dev
+
 test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real servers
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
 	$(BIN)/python -m examples.retail.run $(if $(DATA),--data '$(DATA)',--skip-if-absent) \
 	  $(if $(TASKS),--tasks '$(TASKS)') $(if $(OUT),--out '$(OUT)')
+
+chaos: $(STAMP) ## seeded SIGKILLs of every service under load, judged by a checker: LOAD_SECONDS= SEED= EACH=
+	cd tests && ../$(BIN)/python -m chaos.run --out ../build/chaos $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
+
+check: lint test ## everything static, then make test
 
 lint: $(STAMP) ## ruff, mypy, import contracts, buf
 	$(BIN)/ruff check .
