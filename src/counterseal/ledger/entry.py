@@ -15,7 +15,7 @@ from counterseal.errors import NotCanonical
 from counterseal.ids import derived_id
 from counterseal.ledger import disclosure
 from counterseal.ledger.errors import VerificationError
-from counterseal.ledger.fields import ListOf, Number, OneOf, Person, Rename, Text, group
+from counterseal.ledger.fields import ListOf, Number, OneOf, Person, Rename, Text, Unchecked, group
 from counterseal.ledger.registry import DIGESTS, EVERYONE, ID, REGISTRY, WORDS, EventType
 
 VERSION = 1
@@ -44,7 +44,7 @@ HEADER = group(
     plan_digest=DIGESTS,
     step=WORDS,
     attempt=Number(),
-    data=group(),
+    data=Unchecked(),
     refs=ListOf(group(event_id=ID, rel=WORDS)),
     _sd_alg=OneOf((disclosure.SD_ALG,)),
     _sd=ListOf(Text(re.compile(r"[A-Za-z0-9_-]{43}"), "a base64url SHA-256 digest")),
@@ -58,7 +58,8 @@ HEADER = group(
 )
 """The fields of an entry; `data` is checked by its type's own group."""
 
-_CHECKED_APART = frozenset({"data"})
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_APPEND_REQUEST = media_type("append-request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def committed_event_id(plan_digest: str) -> str:
 
 def encode(document: JsonObject) -> bytes:
     """Return the canonical bytes of an object whose keys and strings are printable ASCII and whose numbers are ints."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return _ENCODER.encode(document).encode()
 
 
 def pseudonymise(content: JsonObject, person: Rename) -> JsonObject:
@@ -134,7 +135,7 @@ def check_content(content: JsonObject) -> EventType:
 
     Raises VerificationError naming the field.
     """
-    why = HEADER.problem({name: {} if name in _CHECKED_APART else value for name, value in content.items()})
+    why = HEADER.problem(content)
     if why:
         raise VerificationError(f"the entry {why}")
     known = REGISTRY[content["type"]]
@@ -155,7 +156,7 @@ def build(content: JsonObject, srv: Srv) -> bytes:
 
 def request_hash(content: JsonObject) -> bytes:
     """Return the digest (32 bytes) that makes an append idempotent: over the entry without `srv`."""
-    return hashlib.sha256(pae(media_type("append-request"), encode(content))).digest()
+    return hashlib.sha256(pae(_APPEND_REQUEST, encode(content))).digest()
 
 
 def parse(data: bytes) -> Entry:

@@ -142,32 +142,61 @@ class ListOf:
 
 
 @dataclass(frozen=True, slots=True)
+class Unchecked:
+    """A value that is checked elsewhere."""
+
+    def problem(self, _value: Any) -> str:
+        """Return an empty string."""
+        return ""
+
+    def rename(self, value: Any, _person: Rename, /) -> Any:
+        """Return the value."""
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """An object with a closed set of fields; those in `optional` may be absent."""
 
     fields: Mapping[str, Kind]
     optional: frozenset[str] = field(default_factory=frozenset)
+    required: tuple[str, ...] = field(init=False)
+    with_people: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out once what every check needs."""
+        object.__setattr__(self, "required", tuple(name for name in self.fields if name not in self.optional))
+        object.__setattr__(self, "with_people", tuple(n for n, kind in self.fields.items() if names_people(kind)))
 
     def problem(self, value: Any) -> str:
         """Return what is wrong with `value`, or an empty string."""
         if not isinstance(value, dict):
             return "is not an object"
-        for name in value:
-            if name not in self.fields:
+        fields = self.fields
+        for name, item in value.items():
+            kind = fields.get(name)
+            if kind is None:
                 return f"has no field {name!r}"
-        for name, kind in self.fields.items():
-            if name not in value:
-                if name not in self.optional:
-                    return f"lacks {name!r}"
-            elif why := kind.problem(value[name]):
+            if why := kind.problem(item):
                 return f".{name} {why}"
+        for name in self.required:
+            if name not in value:
+                return f"lacks {name!r}"
         return ""
 
     def rename(self, value: Any, person: Rename, /) -> Any:
         """Return the object with every person in it replaced."""
-        if not isinstance(value, dict):
+        if not self.with_people or not isinstance(value, dict):
             return value
-        return {name: self.fields[name].rename(v, person) if name in self.fields else v for name, v in value.items()}
+        renamed = {name: self.fields[name].rename(value[name], person) for name in self.with_people if name in value}
+        return {**value, **renamed}
+
+
+def names_people(kind: Kind) -> bool:
+    """Tell whether values of a kind can name a person."""
+    if isinstance(kind, ListOf):
+        return names_people(kind.item)
+    return isinstance(kind, Person) or (isinstance(kind, Group) and bool(kind.with_people))
 
 
 def is_person(text: str) -> bool:
