@@ -37,6 +37,7 @@ def sample(size: int) -> list[int]:
 
 
 @requirement("ledger:foreign-verifiers")
+@requirement("ledger:foreign-verifiers")
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 512, 600])
 def test_exports_of_any_size_are_accepted(tmp_path: Path, size: int) -> None:
     export = write(files_of(log_of(size)), tmp_path / "ledger")
@@ -52,6 +53,7 @@ def test_an_export_of_70000_entries_is_accepted(tmp_path: Path) -> None:
     assert set(verdicts(export, sample(size)).values()) == {"accepted"}
 
 
+@requirement("ledger:foreign-verifiers")
 @requirement("ledger:foreign-verifiers")
 def test_one_flipped_byte_is_refused_by_every_tool_that_reads_it(tmp_path: Path) -> None:
     size, index = 600, 300

@@ -25,6 +25,7 @@ from counterseal.rpc.status import from_rpc_error
 from support.audit import AuditServer, audit_server
 from support.entries import NOW, changed, received
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 
 async def fill(server: AuditServer, count: int, tenant: str = "acme") -> list[Appended]:
@@ -172,6 +173,7 @@ async def test_an_entry_is_read_by_index_and_by_event_id(fresh_database: FreshDa
             assert await reason(server, "GetEntry", request) == "INPUT_INVALID"
 
 
+@requirement("tenant:isolated")
 async def test_another_tenants_log_answers_as_one_that_does_not_exist(fresh_database: FreshDatabase) -> None:
     async with audit_server(fresh_database("audit")) as server:
         (receipt,) = await fill(server, 1)

@@ -46,6 +46,7 @@ async def broker(provisioned: Provisioned, fresh_database: FreshDatabase) -> Asy
         yield made
 
 
+@requirement("credential:verified-dead")
 async def test_a_grant_lends_one_login_that_works_and_is_verified_dead_after_its_revocation(
     broker: Desk, provisioned: Provisioned
 ) -> None:
@@ -65,6 +66,7 @@ async def test_a_grant_lends_one_login_that_works_and_is_verified_dead_after_its
         assert all(secret.encode() not in data for data in broker.ledger.log)
 
 
+@requirement("credential:redeemed-once")
 async def test_a_grant_is_redeemed_once(broker: Desk) -> None:
     case = broker.case()
     grant = await broker.issue(case)
@@ -75,6 +77,7 @@ async def test_a_grant_is_redeemed_once(broker: Desk) -> None:
     assert all(isinstance(result, (WrongState, dict)) for result in results if isinstance(result, BaseException))
 
 
+@requirement("credential:redeemed-once")
 async def test_the_wrapper_opens_once(broker: Desk) -> None:
     case = broker.case()
     redeemed = await broker.lender.redeem(case.caller, (await broker.issue(case)).grant_id)
@@ -84,6 +87,7 @@ async def test_the_wrapper_opens_once(broker: Desk) -> None:
         await broker.vault.unwrap_token(redeemed.wrapped.wrapping_token)
 
 
+@requirement("credential:redeemed-once")
 @pytest.mark.parametrize(
     "changes", [{"peer": EXECUTOR.replace("executor", "policy")}, {"tenant": "evil"}, {"txn": "x"}]
 )
@@ -106,6 +110,7 @@ async def test_a_tombstone_before_the_issue_refuses_writing_and_permits_probing(
     await broker.lend(probe)
 
 
+@requirement("credential:redeemed-once")
 async def test_a_tombstone_between_issue_and_redeem_is_seen(broker: Desk) -> None:
     case = broker.case()
     grant = await broker.issue(case)
@@ -116,6 +121,7 @@ async def test_a_tombstone_between_issue_and_redeem_is_seen(broker: Desk) -> Non
     assert await broker.state(grant) == "FAILED"
 
 
+@requirement("step:one-live-attempt")
 async def test_two_live_writing_grants_of_one_step_are_impossible(broker: Desk) -> None:
     first = broker.case()
     second = broker.with_intent(
@@ -128,6 +134,7 @@ async def test_two_live_writing_grants_of_one_step_are_impossible(broker: Desk) 
     await broker.lend(second)
 
 
+@requirement("step:one-live-attempt")
 async def test_of_many_attempts_at_once_one_gets_the_step(broker: Desk) -> None:
     first = broker.case()
     cases = [
@@ -245,6 +252,7 @@ async def test_an_intent_of_something_else_lends_nothing(broker: Desk, falsified
         await broker.issue(case)
 
 
+@requirement("effect:intent-first")
 @pytest.mark.parametrize("event_id", ["", "x", "0199d0a0-0000-7000-8000-00000000dead"])
 async def test_without_an_intent_in_the_ledger_nothing_is_lent(broker: Desk, event_id: str) -> None:
     case = broker.case()
@@ -261,6 +269,7 @@ async def test_a_reading_grant_cannot_write(broker: Desk, provisioned: Provision
     await connection.close()
 
 
+@requirement("credential:bounded-life")
 async def test_life_is_bounded_by_step_reading_limit_and_obligation(broker: Desk) -> None:
     case = broker.case(step={"timeout_seconds": 30})
     for asked in (
@@ -341,6 +350,7 @@ async def test_a_replica_that_was_paused_while_redeeming_answers_nothing_and_kil
 
 
 @requirement("credential:bounded-life")
+@requirement("credential:bounded-life")
 async def test_a_grant_past_its_life_is_killed_by_the_reconciler(broker: Desk, provisioned: Provisioned) -> None:
     grant, login = await broker.lend(broker.case())
     await _age(broker, "not_after", 60)
@@ -350,6 +360,7 @@ async def test_a_grant_past_its_life_is_killed_by_the_reconciler(broker: Desk, p
     assert not await login_works(provisioned, login)
 
 
+@requirement("credential:bounded-life")
 async def test_an_unreported_lease_is_found_and_killed(broker: Desk, provisioned: Provisioned) -> None:
     case = broker.case()
     login = await broker.take(case, await broker.issue(case), report=False)
@@ -405,6 +416,7 @@ async def test_every_kind_of_scope_stops_its_grants_and_no_others(broker: Desk, 
     assert await broker.state(second) == ("REVOKED" if kind == "environment" else "BOUND")
 
 
+@requirement("credential:verified-dead")
 async def test_a_trip_under_busy_redeemers_leaves_no_live_grant(broker: Desk) -> None:
     cases = [broker.case() for _ in range(12)]
     grants = [await broker.issue(case) for case in cases]
@@ -460,6 +472,7 @@ async def test_the_kill_goes_on_after_a_crash_of_the_process_that_was_told(
     assert not await login_works(provisioned, login)
 
 
+@requirement("tenant:isolated")
 async def test_one_tenants_grants_are_invisible_to_another(broker: Desk) -> None:
     from counterseal_credentials.database import transaction
     from counterseal_credentials.grants import store

@@ -25,9 +25,11 @@ from counterseal.errors import (
 from counterseal.identity import acting_for
 from counterseal_executor.connectors.sim_world import Fault
 from support.executor import AGENT, OMAR, SIM_TOOLS, Executor, World, refund
+from support.requirements import requirement
 from support.signer import LocalSigner
 
 
+@requirement("commit:one-accepted")
 async def test_of_forty_concurrent_commits_on_two_replicas_one_is_accepted(
     executor: Executor, surroundings: World
 ) -> None:
@@ -53,6 +55,7 @@ async def test_the_same_key_gets_the_same_answer_and_another_plan_is_refused_und
         await executor.commit(other, key="once")
 
 
+@requirement("commit:all-hold")
 @pytest.mark.parametrize("at", [0, 40, -1])
 async def test_one_changed_byte_of_the_stored_plan_and_nothing_runs(
     executor: Executor, surroundings: World, at: int
@@ -66,6 +69,7 @@ async def test_one_changed_byte_of_the_stored_plan_and_nothing_runs(
     assert surroundings.sim.effects() == []
 
 
+@requirement("commit:all-hold")
 async def test_a_digest_changed_with_the_bytes_is_not_the_one_that_was_echoed(
     executor: Executor, surroundings: World
 ) -> None:
@@ -117,6 +121,7 @@ async def test_another_digest_than_the_plans_is_refused(executor: Executor) -> N
         await executor.commit(answer, digest=other.plan_digest)
 
 
+@requirement("tenant:isolated")
 async def test_a_plan_of_another_agent_or_tenant_does_not_exist(executor: Executor) -> None:
     answer = await executor.propose()
     for stranger in (
@@ -130,6 +135,7 @@ async def test_a_plan_of_another_agent_or_tenant_does_not_exist(executor: Execut
             await executor.get(answer.plan_id, caller=stranger)
 
 
+@requirement("commit:all-hold")
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -156,6 +162,7 @@ async def test_a_signed_decision_for_anything_else_commits_nothing(
     assert (await executor.get(answer.plan_id)).plan.state == "PROPOSED"
 
 
+@requirement("commit:all-hold")
 async def test_a_forged_decision_is_refused(executor: Executor, surroundings: World) -> None:
     answer = await executor.propose()
     surroundings.policy.signer = LocalSigner("decision-prod:1", b"\x02" * 32)
@@ -175,6 +182,7 @@ async def test_a_decision_with_an_obligation_that_nobody_here_knows_is_refused(
         await executor.commit(answer)
 
 
+@requirement("commit:all-hold")
 async def test_a_decision_that_expires_while_the_gate_is_locked_is_refused(
     executor: Executor, surroundings: World
 ) -> None:
@@ -238,6 +246,7 @@ async def test_an_expired_plan_is_refused_and_then_ends(executor: Executor, surr
     await executor.until(answer.plan_id, "EXPIRED")
 
 
+@requirement("commit:all-hold")
 async def test_what_changed_at_the_target_since_the_proposal_stops_the_commit(
     executor: Executor, surroundings: World
 ) -> None:

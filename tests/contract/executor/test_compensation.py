@@ -7,6 +7,7 @@ import pytest
 from counterseal.errors import WrongState
 from counterseal_executor.connectors.sim_world import Fault
 from support.executor import Executor, World, refund
+from support.requirements import requirement
 
 
 def restoring(step_id: str, key: str, **changes: object) -> dict[str, object]:
@@ -15,6 +16,7 @@ def restoring(step_id: str, key: str, **changes: object) -> dict[str, object]:
     return refund(step_id, key, **{"undo": undo, **changes})
 
 
+@requirement("plan:taken-back")
 async def test_when_step_three_of_three_fails_two_and_one_are_undone_in_reverse_and_read_back(
     executor: Executor, surroundings: World
 ) -> None:
@@ -65,6 +67,7 @@ async def test_a_retryable_refusal_is_tried_again_as_often_as_the_plan_says(
     assert len(surroundings.sim.effects()) == 1
 
 
+@requirement("plan:taken-back")
 async def test_an_undo_never_overwrites_what_others_did_since(executor: Executor, surroundings: World) -> None:
     surroundings.sim.put("a", "old")
     surroundings.sim.script("shop.append", Fault("delay", seconds=0.8))
@@ -82,6 +85,7 @@ async def test_an_undo_never_overwrites_what_others_did_since(executor: Executor
     assert plan.steps[0].state in ("UNDO_FAILED", "VERIFIED")
 
 
+@requirement("plan:taken-back")
 async def test_an_effect_that_cannot_be_undone_is_said_to_stand(executor: Executor, surroundings: World) -> None:
     surroundings.sim.script("shop.append", Fault("refuse", detail="SHOP_CLOSED"))
     answer = await executor.propose(refund("s1", "a"), refund("s2", "b", tool="shop.append@1.0.0", needs=["s1"]))

@@ -12,6 +12,7 @@ from counterseal_executor import database as db
 from counterseal_executor.connectors.sim_world import Fault
 from counterseal_executor.containment import store as containment
 from support.executor import AGENT, IDA, Executor, World, refund
+from support.requirements import requirement
 
 SCOPE = "tenant:acme"
 
@@ -91,6 +92,7 @@ async def test_an_older_epoch_on_the_stream_is_no_silent_lift(executor: Executor
     assert [(s.epoch, s.stopped) for s in barrier.states] == [(5, True)]
 
 
+@requirement("containment:stopped")
 async def test_a_stop_after_the_check_and_before_the_effect_is_seen_by_the_fence(
     executor: Executor, surroundings: World
 ) -> None:
@@ -105,6 +107,7 @@ async def test_a_stop_after_the_check_and_before_the_effect_is_seen_by_the_fence
     assert surroundings.sim.effects() == []
 
 
+@requirement("containment:stopped")
 async def test_halting_under_sixteen_busy_workers_leaves_no_late_intent(
     executor: Executor, surroundings: World
 ) -> None:
@@ -119,6 +122,7 @@ async def test_halting_under_sixteen_busy_workers_leaves_no_late_intent(
     assert sorted(latencies)[len(latencies) // 2] < 1.0
 
 
+@requirement("containment:stopped")
 async def test_lock_and_read_in_one_statement_would_let_late_intents_through(surroundings: World) -> None:
     """The trap that `share_barrier` guards: the statement's snapshot is older than its wait for the lock."""
     async with surroundings.engine.connect() as stopper:

@@ -19,6 +19,7 @@ from counterseal.errors import (
     WrongState,
 )
 from support.executor import AGENT, IDA, OMAR, Executor, World, refund, sim_tool
+from support.requirements import requirement
 
 
 async def test_the_answer_is_the_request_plus_the_server_fields_under_its_digest(
@@ -40,6 +41,7 @@ async def test_the_answer_is_the_request_plus_the_server_fields_under_its_digest
     assert surroundings.policy.asked == ["PREVIEW", "PREVIEW"]
 
 
+@requirement("approval:once-for-seen-bytes")
 async def test_equal_proposals_are_different_plans_so_one_approval_cannot_serve_two(executor: Executor) -> None:
     one, two = await executor.propose(), await executor.propose()
     assert one.plan_digest != two.plan_digest

@@ -8,6 +8,7 @@ from counterseal.api.executor.v1 import operator_pb2
 from counterseal.errors import CredentialsUnavailable, InputInvalid, NotFound, WrongState
 from counterseal_executor.connectors.sim_world import Fault
 from support.executor import IDA, Executor, World, refund
+from support.requirements import requirement
 
 APPLIED = operator_pb2.STEP_RESOLUTION_APPLIED
 ABSENT = operator_pb2.STEP_RESOLUTION_ABSENT
@@ -22,6 +23,7 @@ def outcomes(surroundings: World) -> list[str]:
     ]
 
 
+@requirement("plan:truthful-end")
 async def test_a_lost_answer_is_doubt_and_the_probe_ends_it_without_a_second_effect(
     executor: Executor, surroundings: World
 ) -> None:
@@ -36,6 +38,7 @@ async def test_a_lost_answer_is_doubt_and_the_probe_ends_it_without_a_second_eff
     assert "unknown" in outcomes(surroundings)
 
 
+@requirement("plan:truthful-end")
 async def test_a_lost_request_is_doubt_and_the_probe_lets_it_be_sent_again(
     executor: Executor, surroundings: World
 ) -> None:
@@ -47,6 +50,7 @@ async def test_a_lost_request_is_doubt_and_the_probe_lets_it_be_sent_again(
     assert len(surroundings.sim.effects()) == 1
 
 
+@requirement("plan:truthful-end")
 async def test_what_nobody_can_be_asked_about_waits_for_a_person_and_is_never_called_failed(
     executor: Executor, surroundings: World
 ) -> None:
@@ -89,6 +93,7 @@ async def test_a_keyed_target_is_sent_the_same_key_again(executor: Executor, sur
     assert len(effects) == 1
 
 
+@requirement("effect:intent-first")
 async def test_without_the_ledger_nothing_is_sent_and_the_plan_finishes_when_it_is_back(
     executor: Executor, surroundings: World
 ) -> None:
@@ -103,6 +108,7 @@ async def test_without_the_ledger_nothing_is_sent_and_the_plan_finishes_when_it_
     assert surroundings.ledger.types.count("plan.committed") == 1
 
 
+@requirement("effect:intent-first")
 async def test_a_ledger_that_fails_between_intent_and_effect_means_not_sent(
     executor: Executor, surroundings: World
 ) -> None:
@@ -124,6 +130,7 @@ async def test_a_ledger_that_fails_between_intent_and_effect_means_not_sent(
     assert outcomes(surroundings).count("applied") == 2
 
 
+@requirement("effect:intent-first")
 async def test_every_intent_is_in_the_ledger_before_its_effect(executor: Executor, surroundings: World) -> None:
     for number in range(5):
         surroundings.sim.script("shop.refund", Fault("delay", seconds=0.3))
@@ -149,6 +156,7 @@ async def test_a_plan_whose_worker_died_is_taken_over_by_another_process(
     assert len(surroundings.sim.effects()) == 1
 
 
+@requirement("step:one-live-attempt")
 async def test_a_zombie_that_wakes_up_after_the_takeover_changes_nothing(
     executor: Executor, surroundings: World
 ) -> None:

@@ -27,6 +27,7 @@ from counterseal_policy.approvals import sweeper
 from counterseal_policy.decisions.decider import Answer
 from support.policy_service import CONTEXT, DOCUMENTS, ENVIRONMENT, Service, agent, human, plan, policy_service
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 LEAD = "payments_lead"
 LEA, LEO, LIA = (human(name, LEAD) for name in ("lea", "leo", "lia"))
@@ -58,6 +59,7 @@ async def states(service: Service) -> list[str]:
     return [row.state for row in await service.sql("SELECT state FROM approval_task ORDER BY create_time")]
 
 
+@requirement("approval:once-for-seen-bytes")
 async def test_two_leads_turn_exactly_these_bytes_into_an_allow(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         asked = await ask(service)
@@ -101,6 +103,7 @@ async def test_the_card_is_made_once_and_kept_with_its_nonce(fresh_database: Fre
         assert len(listed) == 1
 
 
+@requirement("approval:once-for-seen-bytes")
 async def test_a_vote_echoes_the_plan_and_the_card_that_were_seen(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         one, two = await ask(service, 5000), await ask(service, 6000)
@@ -147,6 +150,7 @@ async def test_who_may_not_vote_is_refused_either_way_and_trying_is_recorded(fre
         assert sorted(data["reason_code"] for data in refused) == expected
 
 
+@requirement("tenant:isolated")
 async def test_another_tenants_task_does_not_exist(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         asked = await ask(service)
@@ -162,6 +166,7 @@ async def test_another_tenants_task_does_not_exist(fresh_database: FreshDatabase
         assert list(listed.tasks) == []
 
 
+@requirement("approval:once-for-seen-bytes")
 async def test_one_person_counts_once_whatever_the_accounts(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         asked = await ask(service)

@@ -13,6 +13,7 @@ from counterseal.ledger import entry as entries
 from counterseal_policy.containment.engine import newer, owner, rose
 from support.policy_service import CONTEXT, Service, agent, human, plan, policy_service
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 OMAR = human("omar", "operator")
 IDA = human("ida", "operator")
@@ -120,6 +121,7 @@ async def test_a_confirmation_for_one_epoch_does_not_lift_a_later_stop(fresh_dat
             await lift(service, "tenant:acme", 1, IDA, asked)
 
 
+@requirement("containment:stopped")
 async def test_while_deciders_are_busy_no_allow_is_recorded_after_the_stop(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         plans = [plan(nonce=f"{n:032x}") for n in range(16)]

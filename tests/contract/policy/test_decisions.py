@@ -23,6 +23,7 @@ from counterseal_policy.decisions.decider import Answer
 from support.documents import draft_document, tool
 from support.policy_service import DOCUMENTS, TOOL, UNDO, Service, agent, plan, policy_service, verify
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 
 def statement(service: Service, answer: Answer) -> Statement:
@@ -31,6 +32,7 @@ def statement(service: Service, answer: Answer) -> Statement:
     return open_statement(answer.signed.statement, answer.signed.signature, service.signer.public_key, verify)
 
 
+@requirement("decision:durable-first")
 async def test_an_allowed_plan_is_in_the_ledger_and_signed(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         asked = plan()
@@ -80,6 +82,7 @@ async def test_a_plan_of_another_tenant_or_environment_is_denied_on_record(
         assert entries.parse(service.ledger.log[-1]).document["data"]["reason_codes"] == [code]
 
 
+@requirement("decision:errors-never-allow")
 async def test_without_an_active_policy_everything_is_denied(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database, active=False) as service:
         answer = await service.authorize(plan(), "COMMIT")
@@ -126,6 +129,7 @@ async def test_a_broken_constraint_of_the_token_denies_before_any_rule(fresh_dat
         assert "constraints_digest" in entries.parse(service.ledger.log[-1]).document["data"]
 
 
+@requirement("decision:durable-first")
 async def test_with_the_ledger_down_nothing_is_signed_and_the_record_arrives_later(
     fresh_database: FreshDatabase,
 ) -> None:

@@ -9,6 +9,7 @@ from counterseal.ledger import entry as entries
 from counterseal_policy.snapshots.engine import effective_id
 from support.policy_service import DOCUMENTS, Service, agent, human, plan, policy_service
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 AUTHOR = ("policy_author",)
 OTHER = {**DOCUMENTS, "rules.yaml": DOCUMENTS["rules.yaml"].replace(b"2000", b"3000")}
@@ -125,6 +126,7 @@ async def test_only_authors_publish_and_only_platform_authors_change_the_platfor
         await service.publish({**DOCUMENTS, "floor.yaml": floor}, human("root", "platform_author"))
 
 
+@requirement("tenant:isolated")
 async def test_another_tenants_snapshot_does_not_exist_for_me(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
         name = await service.publish()

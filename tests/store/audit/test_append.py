@@ -26,6 +26,7 @@ from counterseal_audit.database import unsafe_settings
 from support.audit import append, append_one, replica, stored
 from support.entries import changed, received
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 
 
 async def test_a_log_starts_with_its_genesis_entry(fresh_database: FreshDatabase) -> None:
@@ -227,6 +228,7 @@ async def test_a_closed_log_refuses(fresh_database: FreshDatabase) -> None:
             await append_one(parts, changed(seq=2))
 
 
+@requirement("ledger:append-only")
 async def test_a_head_that_went_back_is_a_fork_and_nothing_more_is_appended(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:
@@ -291,6 +293,7 @@ async def test_a_person_has_one_pseudonym_on_every_replica_and_another_at_anothe
 APPEND_ONLY = ("ledger_log", "ledger_entry", "ledger_node", "ledger_checkpoint", "ledger_secret")
 
 
+@requirement("ledger:append-only")
 async def test_the_runtime_role_can_change_or_remove_no_row_of_the_ledger(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:

@@ -12,6 +12,7 @@ from counterseal.ledger.tree import root_of
 from support.audit import LocalLogSigner, Replica, replica
 from support.entries import changed
 from support.postgres import FreshDatabase, ServiceDatabase
+from support.requirements import requirement
 
 
 async def grow(parts: Replica, start: int, count: int, tenant: str = "acme") -> None:
@@ -105,6 +106,7 @@ ATTACKS = {
 }
 
 
+@requirement("ledger:append-only")
 @pytest.mark.parametrize("statement", list(ATTACKS.values()), ids=list(ATTACKS))
 async def test_nothing_altered_since_the_last_checkpoint_is_ever_signed(
     fresh_database: FreshDatabase, statement: str

@@ -38,6 +38,7 @@ async def append_over(database: ServiceDatabase, line: Line, request: ledger_pb2
 
 
 @requirement("ledger:acknowledged-kept")
+@requirement("ledger:acknowledged-kept")
 @pytest.mark.parametrize("half", [False, True], ids=["before", "within"])
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_an_append_is_exact_wherever_the_line_is_cut(

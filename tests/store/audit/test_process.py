@@ -97,6 +97,7 @@ async def append_until_taken(client: LedgerClient, stream: str, count: int) -> l
 
 
 @requirement("ledger:acknowledged-kept")
+@requirement("ledger:acknowledged-kept")
 @pytest.mark.timeout(180)
 async def test_no_acknowledged_entry_is_lost_or_repeated_over_sigkills() -> None:
     async with stack() as running:

@@ -55,6 +55,7 @@ class Intruder:
 
 
 @requirement("credential:verified-dead")
+@requirement("credential:verified-dead")
 async def test_after_verified_dead_a_reconnecting_client_never_commits_again(
     broker: Desk, provisioned: Provisioned
 ) -> None:
@@ -75,6 +76,7 @@ async def test_after_verified_dead_a_reconnecting_client_never_commits_again(
     assert late == 0
 
 
+@requirement("credential:verified-dead")
 async def test_a_session_that_outlived_its_login_is_ended_by_the_sweep(broker: Desk, provisioned: Provisioned) -> None:
     _, login = await broker.lend(broker.case())
     session = await asyncpg.connect(provisioned.cluster.dsn("shop_acme", login.username, login.password))

@@ -46,6 +46,7 @@ def test_a_log_with_three_levels_of_tiles_is_verified() -> None:
     assert {f.message for f in report.findings} <= {"the entry is not strict JSON: the document is not a JSON object"}
 
 
+@requirement("ledger:tamper-named")
 def test_a_flipped_byte_in_an_entry_is_named_with_its_index() -> None:
     report = verify({**FILES, "tile/entries/001": flip(FILES["tile/entries/001"], 2000)})
     assert report.verdict == "tampered"
@@ -64,6 +65,7 @@ def test_a_flipped_byte_in_a_tile_is_named_with_its_place() -> None:
 
 
 @requirement("ledger:tamper-named")
+@requirement("ledger:tamper-named")
 @settings(max_examples=60)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_no_flipped_bit_of_any_file_goes_unnoticed(path: str, data: st.DataObject) -> None:
@@ -73,6 +75,7 @@ def test_no_flipped_bit_of_any_file_goes_unnoticed(path: str, data: st.DataObjec
     assert any(f.where.startswith(path) for f in report.findings), texts(report)
 
 
+@requirement("ledger:tamper-named")
 @requirement("ledger:tamper-named")
 @pytest.mark.parametrize("path", sorted(FILES))
 def test_a_missing_file_is_incomplete_and_named(path: str) -> None:
@@ -97,6 +100,7 @@ def test_a_shorter_or_longer_file_is_tampered() -> None:
 
 
 @requirement("ledger:tamper-named")
+@requirement("ledger:tamper-named")
 def test_a_cut_tail_looks_valid_by_itself_and_is_found_against_a_kept_checkpoint() -> None:
     shorter = files_of(LOG[:500])
     assert verify(shorter).verdict is None
@@ -110,6 +114,7 @@ def test_growth_since_a_kept_checkpoint_is_fine() -> None:
         assert verify(FILES, since=files_of(LOG[:size])["checkpoint"]).verdict is None
 
 
+@requirement("ledger:tamper-named")
 def test_another_history_is_a_fork() -> None:
     other = [*LOG[:100], changed(100, stream="plan:other", seq=1), *LOG[101:300]]
     report = verify(FILES, since=files_of(other)["checkpoint"])

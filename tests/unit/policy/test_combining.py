@@ -10,6 +10,7 @@ from counterseal_policy.decisions.outcome import Evaluation
 from counterseal_policy.rules.compile import CompiledRule
 from counterseal_policy.rules.files import Approvers, ObligationSpec, Rule
 from support.policy import DIGEST, ENGINE, NOW, ask, catalogue, compiled, rule_set, step
+from support.requirements import requirement
 
 ORDER = ("ALLOW", "REQUIRE_APPROVAL", "DENY")
 FACTS = "num: {amount: {from: 'args:/amount'}, absent: {from: 'args:/none'}}, text: {owner: {from: 'observed:/owner'}}"
@@ -31,6 +32,7 @@ def rule(effect: str, scope: str, index: int) -> CompiledRule:
     return CompiledRule(f"set/r{index}", scope, spec, ENGINE.compile("true"), shadow=False)
 
 
+@requirement("decision:errors-never-allow")
 def test_indeterminate_is_at_least_as_strict_as_true_and_as_false() -> None:
     kinds = [
         ("ALLOW", "platform"),
@@ -114,6 +116,7 @@ def strictness(answer: Evaluation) -> tuple[int, int, int]:
     return ORDER.index(answer.outcome), len(answer.requirements), len(answer.obligations)
 
 
+@requirement("decision:errors-never-allow")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("cause", BROKEN)
 def test_a_broken_rule_is_never_less_strict_than_a_working_one(form: str, cause: str) -> None:

@@ -11,6 +11,7 @@ from counterseal.errors import InputInvalid
 from counterseal_policy.rules import condition
 from counterseal_policy.rules.condition import ConditionProblem, RuleInput, Verdict, input_digest
 from support.policy import ENGINE, facts, judge
+from support.requirements import requirement
 
 SERVICE = Path(condition.__file__).parent.parent
 
@@ -154,6 +155,7 @@ def test_errors_of_the_engine_are_values_and_become_indeterminate(text: str) -> 
     assert judge(text, num={"a": 1}) == "INDETERMINATE"
 
 
+@requirement("decision:errors-never-allow")
 def test_an_engine_that_raises_is_indeterminate() -> None:
     class Broken:
         def eval(self, data: object) -> object:
