@@ -72,7 +72,7 @@ async def _play(stage: Stage, only: Sequence[int] | None, *, as_json: bool) -> i
             }
         )
         if not as_json:
-            say(f"[{number}/{len(SCENES)}] {scene.title} ... {'ok' if ok else 'FAILED'} ({seconds:.1f} s)")
+            say(f"[{number}/{len(SCENES)}] {scene.title} ... {'ok' if ok else 'FAILED'}")
             for line in lines if ok else [failure or ""]:
                 say(f"      {line}")
     failed = [result for result in results if not result["ok"]]

@@ -39,7 +39,7 @@ async def play(stage: Stage) -> list[str]:
     expect(moments.revoked_count == moments.credential_count, "not every credential is verified dead")
     expect(not await _can_log_in(stage, user, password), "a killed login still works")
     expect(not await _live_logins(stage), "a lent login is still alive")
-    await refused(request.commit(waiting.plan_id, waiting.plan_digest), "WRONG_STATE")  # the trip cancelled it
+    await refused(request.commit(waiting.plan_id, waiting.plan_digest), "TOKEN_REVOKED")  # older than the stop
     await refused(stage.request().propose(draft("Refund in spite of it", refund(order, 100))), "CONTAINED")
     row = await stage.order(order)
     expect(row["version"] == 0, "the stopped step took effect")
