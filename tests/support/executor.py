@@ -8,7 +8,10 @@ a broker that counts grants, and the tiny ledger. End-to-end tests use the real 
 
 import asyncio
 import json
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -285,7 +288,7 @@ class FakeBroker(token_pb2_grpc.TokenServiceServicer, grant_pb2_grpc.GrantServic
 
 
 @dataclass(slots=True)
-class _Runtime:
+class SmallRuntime:
     """What `assemble` needs of a Runtime."""
 
     engine: AsyncEngine
@@ -321,7 +324,7 @@ class Executor:
     plans: PlanService
     tools: ToolService
     operator: OperatorService
-    runtime: _Runtime
+    runtime: SmallRuntime
 
     async def propose(
         self, *steps: dict[str, Any], key: str | None = None, caller: Caller = AGENT, **fields: Any
@@ -392,6 +395,18 @@ class Executor:
             return (await self.operator.ResolveStep(request, None)).state
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The one decision key that exists."""
+
+    public_key: bytes
+
+    async def get(self, kid: str, active_only: bool = True) -> bytes:
+        if kid != "decision-prod:1":
+            raise LookupError(kid)
+        return self.public_key
+
+
 @dataclass
 class World:
     """The executor's surroundings; `start` makes further replicas on the same database."""
@@ -401,20 +416,13 @@ class World:
     broker: FakeBroker
     ledger: TinyLedger
     channels: Mapping[str, grpc.aio.Channel]
+    addresses: Mapping[str, str]
     sim: SimWorld
     config: ExecutorConfig
     running: list[Executor] = field(default_factory=list)
 
     async def start(self, **changes: Any) -> Executor:
-        public = self.policy.signer.public_key
-
-        class Keys:
-            async def get(self, kid: str, active_only: bool = True) -> bytes:
-                if kid != "decision-prod:1":
-                    raise LookupError(kid)
-                return public
-
-        runtime = _Runtime(self.engine, self.channels, Keys())
+        runtime = SmallRuntime(self.engine, self.channels, Keys(self.policy.signer.public_key))
         services = await assemble(cast("Runtime", runtime), replace(self.config, **changes), self.broker)
         plans, tools, operator = (service for _, service in services)
         executor = Executor(
@@ -422,6 +430,20 @@ class World:
         )
         self.running.append(executor)
         return executor
+
+    def spawn_process(self) -> "subprocess.Popen[bytes]":
+        """Start an executor in a process of its own, to be killed; it serves nothing and only works on plans."""
+        (target,) = (target for target in self.config.targets.values() if target.kind == "sim")
+        arguments = {
+            "database": self.engine.url.render_as_string(hide_password=False),
+            "addresses": dict(self.addresses),
+            "world": target.settings["path"],
+            "public_key": self.policy.signer.public_key.hex(),
+        }
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        return subprocess.Popen(
+            [sys.executable, "-m", "support.executor_process", json.dumps(arguments)], env=environment
+        )
 
     async def stop(self, executor: Executor) -> None:
         executor.runtime.stopping.set()
@@ -438,6 +460,7 @@ async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIt
     policy, broker, ledger = FakePolicy(), FakeBroker(), TinyLedger()
     servers: list[grpc.aio.Server] = []
     channels: dict[str, grpc.aio.Channel] = {}
+    addresses: dict[str, str] = {}
 
     def decisions(server: grpc.aio.Server) -> None:
         policy_grpc.add_DecisionServiceServicer_to_server(policy, server)
@@ -457,14 +480,15 @@ async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIt
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         servers.append(server)
-        channels[name] = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        addresses[name] = f"127.0.0.1:{port}"
+        channels[name] = grpc.aio.insecure_channel(addresses[name])
     engine = create_async_engine(database_url, pool_size=20)
     config = ExecutorConfig(
         targets={"shop": Target("shop", "sim", {"path": str(sim_path)}), **targets},
         lease_seconds=2.0,
         recovery_seconds=0.2,
     )
-    surroundings = World(engine, policy, broker, ledger, channels, SimWorld(sim_path), config)
+    surroundings = World(engine, policy, broker, ledger, channels, addresses, SimWorld(sim_path), config)
     try:
         yield surroundings
     finally:

@@ -74,8 +74,10 @@ class Recovery:
         await self._expire()
         await self._end_forgotten()
         while not self._slots.locked() and not self._closing.is_set():
+            await self._slots.acquire()  # before the claim: a lease that waits for a slot would run out unrenewed
             lease = await self._leases.claim()
             if lease is None:
+                self._slots.release()
                 return
             self._track(self._drive(lease))
 
@@ -91,30 +93,35 @@ class Recovery:
                 self._behind.why = f"the ledger holds another commit of plan {row.plan_id}; this database is older"
                 log.critical("this database is older than the ledger", extra={"plan_id": row.plan_id})
                 return
+        if self._slots.locked():
+            return  # the loop of whoever has room takes it
+        await self._slots.acquire()
         lease = await self._leases.claim(row.plan_id)
-        if lease is not None:
+        if lease is None:
+            self._slots.release()
+        else:
             await self._drive(lease)
 
     async def _drive(self, lease: Lease) -> None:
-        async with self._slots:
-            done = asyncio.Event()
-            keeper = asyncio.create_task(self._leases.keep(lease, done))
-            pause = FAILED_PAUSE_SECONDS
-            try:
-                job = await open_job(self._means, lease)
-                pause = await Driver(job, self._background, self._closing).run()
-            except Fenced:
-                lease.lose()
-                return
-            except ServiceError as error:
-                log.warning("a plan cannot go on", extra={"plan_id": lease.plan_id, "reason": error.reason})
-            except Exception:
-                # One plan's fault must not stop the others; it is looked at again, and its age is alarmed on.
-                log.exception("a worker failed", extra={"plan_id": lease.plan_id})
-            finally:
-                done.set()
-            await keeper
-            await self._leases.release(lease, max(pause, MIN_PAUSE_SECONDS))
+        """Drive a claimed plan in a slot that is already ours."""
+        done = asyncio.Event()
+        keeper = asyncio.create_task(self._leases.keep(lease, done))
+        pause = FAILED_PAUSE_SECONDS
+        try:
+            job = await open_job(self._means, lease)
+            pause = await Driver(job, self._background, self._closing).run()
+        except Fenced:
+            lease.lose()
+        except ServiceError as error:
+            log.warning("a plan cannot go on", extra={"plan_id": lease.plan_id, "reason": error.reason})
+        except Exception:
+            # One plan's fault must not stop the others; it is looked at again, and its age is alarmed on.
+            log.exception("a worker failed", extra={"plan_id": lease.plan_id})
+        finally:
+            self._slots.release()
+            done.set()
+        await keeper
+        await self._leases.release(lease, max(pause, MIN_PAUSE_SECONDS))
 
     async def _expire(self) -> None:
         async with db.transaction(self._means.engine, db.EVERY_TENANT) as conn:
