@@ -83,6 +83,7 @@ class Outbox:
         self._table = table
         self._on_ack = on_ack
         self._wake = asyncio.Event()
+        self._settling: set[asyncio.Task[None]] = set()
         self._open = f"ack_time IS NULL AND refusal IS NULL AND {_unblocked(table)}"
 
     async def put(self, connection: AsyncConnection, *requests: ledger_pb2.NewEntry) -> None:
@@ -130,6 +131,27 @@ class Outbox:
                 raise outcome.error
             if not any(isinstance(o, Appended) for o in outcomes.values()):
                 raise LedgerUnavailable("an earlier entry of the stream was refused", event_id=event_id)
+
+    async def send(self, *requests: ledger_pb2.NewEntry) -> None:
+        """Return once the ledger has acknowledged entries that this process has just stored and committed.
+
+        The short way for entries outside of streams: what was put is still at hand, so nothing is read back, and the
+        acknowledgement is stored behind the answer. A crash before that sends the same entries again, which changes
+        nothing. Raises as `deliver`; the relay then goes on trying.
+        """
+        if any(request.stream for request in requests):
+            raise ValueError("entries of a stream go in order: use deliver()")
+        outcomes = await self._ledger.append(requests)
+        task = asyncio.create_task(self._settle(requests, outcomes), name="outbox-acknowledge")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+        for outcome in outcomes:
+            if isinstance(outcome, Refused):
+                raise outcome.error
+
+    async def settled(self) -> None:
+        """Wait until every acknowledgement that `send` left behind is stored; for an orderly end."""
+        await asyncio.gather(*self._settling)
 
     async def relay(self, stopping: asyncio.Event) -> None:
         """Deliver whatever is not acknowledged until `stopping` is set; run it as one background task per process.
@@ -186,6 +208,17 @@ class Outbox:
 
     async def _append(self, requests: Sequence[ledger_pb2.NewEntry]) -> dict[str, Appended | Refused]:
         outcomes = await self._ledger.append(requests) if requests else []
+        await self._store(requests, outcomes)
+        return {outcome.event_id: outcome for outcome in outcomes}
+
+    async def _settle(self, requests: Sequence[ledger_pb2.NewEntry], outcomes: Sequence[Appended | Refused]) -> None:
+        """Store what the ledger answered; when that fails, the relay asks again and gets the same answer."""
+        try:
+            await self._store(requests, outcomes)
+        except (sa.exc.SQLAlchemyError, OSError, TimeoutError) as error:
+            _log.warning("an acknowledgement is not stored yet: %s", type(error).__name__)
+
+    async def _store(self, requests: Sequence[ledger_pb2.NewEntry], outcomes: Sequence[Appended | Refused]) -> None:
         taken: list[tuple[ledger_pb2.NewEntry, Appended]] = []
         refused: list[Refused] = []
         for request, outcome in zip(requests, outcomes, strict=True):
@@ -213,7 +246,6 @@ class Outbox:
                         sa.text(f"UPDATE {self._table} SET refusal = :why WHERE event_id = CAST(:e AS uuid)"),
                         {"why": outcome.error.reason, "e": outcome.event_id},
                     )
-        return {outcome.event_id: outcome for outcome in outcomes}
 
     async def _pause(self, stopping: asyncio.Event, seconds: float) -> None:
         waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(self._wake.wait())]

@@ -98,6 +98,44 @@ async def test_an_outage_is_said_and_the_relay_delivers_later(fresh_database: Fr
         assert (await box.deliver(request.event_id)).index == 0
 
 
+async def test_what_is_at_hand_is_sent_without_reading_it_back_and_acknowledged_behind(
+    fresh_database: FreshDatabase,
+) -> None:
+    ledger = TinyLedger()
+    async with outbox(fresh_database, ledger) as (box, engine):
+        one, two = received(), received()
+        async with engine.begin() as connection:
+            await box.put(connection, one, two)
+        await box.send(one, two)
+        assert len(ledger.log) == 2
+        await box.settled()
+        await age(engine)
+        assert await box.relay_once() == 0
+        assert (await box.deliver(two.event_id)).index == 1
+
+
+async def test_what_was_sent_and_not_acknowledged_yet_is_one_entry(fresh_database: FreshDatabase) -> None:
+    ledger = TinyLedger()
+    async with outbox(fresh_database, ledger) as (box, engine):
+        one = received()
+        async with engine.begin() as connection:
+            await box.put(connection, one)
+        ledger.lose_answers = 1
+        with pytest.raises(LedgerUnavailable):
+            await box.send(one)
+        await age(engine)
+        assert await box.relay_once() == 1
+        await box.send(one)
+        await box.settled()
+    assert len(ledger.log) == 1
+
+
+async def test_an_entry_of_a_stream_is_never_sent_out_of_turn(fresh_database: FreshDatabase) -> None:
+    async with outbox(fresh_database, TinyLedger()) as (box, _):
+        with pytest.raises(ValueError, match="deliver"):
+            await box.send(changed())
+
+
 async def test_a_lost_answer_leads_to_one_entry(fresh_database: FreshDatabase) -> None:
     ledger = TinyLedger()
     async with outbox(fresh_database, ledger) as (box, engine):
