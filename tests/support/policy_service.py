@@ -276,6 +276,7 @@ async def policy_service(
         finally:
             for service, client in zip(made, clients, strict=True):
                 service.stopping.set()
+                await service.outbox.settled()
                 await client.close()
                 await service.engine.dispose()
 

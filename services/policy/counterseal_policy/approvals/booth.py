@@ -74,7 +74,6 @@ class Booth:
 
     async def withdraw(self, caller: Caller, task_id: str) -> store.Task:
         """Take the caller's own vote back; an approved task is pending again. Raises NotFound, WrongState."""
-        event_id = self.new_id()
         async with transaction(self.engine, caller.tenant) as connection:
             task = await self._lock(connection, task_id)
             if task.state not in store.LIVE or task.expired:
@@ -85,14 +84,14 @@ class Booth:
             if task.state == "APPROVED" and not voting.met(task.basis, ballots):
                 await store.set_state(connection, task.task_id, "PENDING")
             data = {"task_id": task.task_id, "approver": caller.subject, "cause": "voter"}
-            await self.outbox.put(connection, self._entry("approval.withdrawn", data, event_id, task, {}))
+            entry = self._entry("approval.withdrawn", data, task, {})
+            await self.outbox.put(connection, entry)
             after = await store.read(connection, task.task_id)
-        await self.outbox.deliver(event_id)
+        await self.outbox.send(entry)
         assert after is not None  # noqa: S101 (its row is locked)
         return after
 
     async def _vote(self, caller: Caller, request: VoteRequest) -> store.Task:
-        event_id = self.new_id()
         async with transaction(self.engine, caller.tenant) as connection:
             await lock_barrier(connection)
             task = await self._lock(connection, request.task_id)
@@ -123,9 +122,10 @@ class Booth:
             )
             if not stored:
                 raise WrongState("you have voted on this task already")
-            await self.outbox.put(connection, await self._count(connection, caller, task, ballot, document, event_id))
+            entry = await self._count(connection, caller, task, ballot, document)
+            await self.outbox.put(connection, entry)
             after = await store.read(connection, task.task_id)
-        await self.outbox.deliver(event_id)
+        await self.outbox.send(entry)
         assert after is not None  # noqa: S101 (its row is locked)
         return after
 
@@ -146,7 +146,6 @@ class Booth:
         task: store.Task,
         ballot: voting.Ballot,
         document: Approval,
-        event_id: str,
     ) -> ledger_pb2.NewEntry:
         """Count under the task's lock, move the task, and return the entry."""
         requirements = task.basis.requirements
@@ -171,7 +170,7 @@ class Booth:
         sealed: dict[str, Any] = {"approval": document.body.decode()}
         if document.reason is not None:
             sealed["comment"] = document.reason
-        return self._entry("approval.recorded", data, event_id, task, sealed)
+        return self._entry("approval.recorded", data, task, sealed)
 
     def _document(self, caller: Caller, task: store.Task, request: VoteRequest, roles: frozenset[str]) -> Approval:
         return build_approval(
@@ -212,13 +211,11 @@ class Booth:
             await self.outbox.put(connection, entry)
         self.outbox.wake()
 
-    def _entry(
-        self, kind: str, data: dict[str, Any], event_id: str, task: store.Task, sealed: dict[str, Any]
-    ) -> ledger_pb2.NewEntry:
+    def _entry(self, kind: str, data: dict[str, Any], task: store.Task, sealed: dict[str, Any]) -> ledger_pb2.NewEntry:
         return new_entry(
             kind,
             data,
-            event_id=event_id,
+            event_id=self.new_id(),
             event_time_ms=self.clock(),
             tenant=task.tenant,
             environment=self.environment,

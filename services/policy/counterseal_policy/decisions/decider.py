@@ -254,7 +254,7 @@ class Decider:
         caller, snapshot_id = case.caller, case.active.snapshot_id if case.active else ""
         if case.evaluation.outcome != DENY or case.purpose == COMPENSATE:
             self.adoption.check()
-        requested: str | None = None
+        requested: ledger_pb2.NewEntry | None = None
         async with transaction(self.engine, caller.tenant) as connection:
             await lock_barrier(connection)
             requests = (*((case.plan.request_id,) if case.plan else ()), caller.request_id)
@@ -300,10 +300,9 @@ class Decider:
                 ),
                 approval.evaluation,
             )
-            await self.outbox.put(connection, self._entry(case, approval, snapshot_id, now))
-        await self.outbox.deliver(case.event_id)
-        if requested is not None:
-            await self.outbox.deliver(requested)
+            decided = self._entry(case, approval, snapshot_id, now)
+            await self.outbox.put(connection, decided)
+        await self.outbox.send(decided, *([requested] if requested is not None else []))
         signed = None
         if statement is not None:
             signature, key = await self.signer.sign(signing_input(statement.body))
@@ -321,7 +320,7 @@ class Decider:
 
     async def _approvals(
         self, connection: AsyncConnection, case: _Case, epochs: dict[str, int]
-    ) -> tuple[_Approval, str | None]:
+    ) -> tuple[_Approval, ledger_pb2.NewEntry | None]:
         """Look for a task whose votes cover what is asked now; else make one. The only way down to ALLOW."""
         evaluation, active = case.evaluation, case.active
         assert active is not None  # noqa: S101 (an evaluation that asks for approval has a policy)
@@ -362,7 +361,7 @@ class Decider:
 
     async def _ask_people(
         self, connection: AsyncConnection, case: _Case, now: approvals.Basis, extra: tuple[str, ...]
-    ) -> tuple[_Approval, str | None]:
+    ) -> tuple[_Approval, ledger_pb2.NewEntry | None]:
         """Make the card and the task."""
         caller, plan = case.caller, case.plan
         assert plan is not None  # noqa: S101 (the caller has looked)
@@ -384,7 +383,7 @@ class Decider:
             nonce=self.randomness(16).hex(),
             rationale=case.rationale,
         )
-        task_id, event_id = self.new_id(), self.new_id()
+        task_id = self.new_id()
         decide_by = await tasks.insert(
             connection,
             task_id=task_id,
@@ -413,14 +412,14 @@ class Decider:
         entry = new_entry(
             "approval.requested",
             data,
-            event_id=event_id,
+            event_id=self.new_id(),
             event_time_ms=self.clock(),
             tenant=caller.tenant,
             environment=self.environment,
             **texts,
         )
         await self.outbox.put(connection, entry)
-        return _Approval(evaluation, task_id, card=card, card_digest=card_digest), event_id
+        return _Approval(evaluation, task_id, card=card, card_digest=card_digest), entry
 
     def _statement(
         self,

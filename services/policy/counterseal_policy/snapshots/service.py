@@ -55,24 +55,24 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
         name = snapshot_id(policy.files)
         sources = dict(texts)
         stored = [(file, sources[file.file_name]) for file in policy.files]
-        event_id = self.new_id()
+        entries: list[ledger_pb2.NewEntry] = []
         async with transaction(self.engine, caller.tenant) as connection:
             known = await store.read(connection, caller.tenant, name)
             if known is None:
                 platform = {file.digest for file in policy.files if file.scope == "platform"}
                 await self._check_platform(connection, caller, platform)
                 if await store.insert(connection, caller.tenant, name, stored, caller.subject):
-                    await self.outbox.put(connection, self._published(caller, event_id, name, stored))
+                    entries.append(self._published(caller, name, stored))
+            await self.outbox.put(connection, *entries)
             snapshot = await self._read(connection, caller.tenant, name)
-        if known is None:
-            await self.outbox.deliver(event_id)
+        if entries:
+            await self.outbox.send(*entries)
         shown = [pb.Finding(severity=f.severity, where=f.where, code=f.code, message=f.message) for f in findings]
         return pb.PublishPolicyResponse(snapshot=snapshot, findings=shown)
 
     async def ActivateSnapshot(self, request: pb.ActivateSnapshotRequest, context: Any) -> pb.ActivateSnapshotResponse:
         """Make a snapshot active: two people, unless the environment has none yet. Already active: no change."""
         caller = self._author()
-        event_id = self.new_id()
         async with transaction(self.engine, caller.tenant) as connection:
             await store.lock_activation(connection)
             row = await store.read(connection, caller.tenant, request.snapshot_id)
@@ -105,9 +105,10 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
                 "activated_by": people,
                 "bootstrap": not before,
             }
-            await self.outbox.put(connection, self._entry(caller, "policy.activated", data, event_id))
+            entry = self._entry(caller, "policy.activated", data)
+            await self.outbox.put(connection, entry)
             snapshot = await self._read(connection, caller.tenant, row.snapshot_id)
-        await self.outbox.deliver(event_id)
+        await self.outbox.send(entry)
         return pb.ActivateSnapshotResponse(snapshot=snapshot)
 
     async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: Any) -> pb.GetSnapshotResponse:
@@ -182,24 +183,22 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
         active = await store.active(connection, tenant)
         return _wire(row, any(item.snapshot_id == name for item in active.values()))
 
-    def _published(
-        self, caller: Caller, event_id: str, name: str, stored: Sequence[tuple[Any, bytes]]
-    ) -> ledger_pb2.NewEntry:
+    def _published(self, caller: Caller, name: str, stored: Sequence[tuple[Any, bytes]]) -> ledger_pb2.NewEntry:
         data = {
             "snapshot_id": name,
             "documents": [file.digest for file, _ in stored],
             "published_by": caller.subject,
         }
         bundle = {file.file_name: source.decode() for file, source in stored}
-        return self._entry(caller, "policy.published", data, event_id, {"bundle": bundle})
+        return self._entry(caller, "policy.published", data, {"bundle": bundle})
 
     def _entry(
-        self, caller: Caller, kind: str, data: dict[str, Any], event_id: str, sealed: dict[str, Any] | None = None
+        self, caller: Caller, kind: str, data: dict[str, Any], sealed: dict[str, Any] | None = None
     ) -> ledger_pb2.NewEntry:
         return new_entry(
             kind,
             data,
-            event_id=event_id,
+            event_id=self.new_id(),
             event_time_ms=self.clock(),
             tenant=caller.tenant,
             environment=self.environment,
