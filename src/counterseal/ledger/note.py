@@ -148,4 +148,6 @@ def _signature(line: str) -> Signature:
 
 
 def _is_name(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(char.isspace() or char < " " for char in name)
+    if any(char.isspace() or char < " " or "\ud800" <= char <= "\udfff" for char in name):
+        return False
+    return bool(name) and "+" not in name

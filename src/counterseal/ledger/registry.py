@@ -35,7 +35,7 @@ CODE = Text(REASON, "a reason code (capitals, digits, _)")
 DATE = Text(DAY, "a day (YYYY-MM-DD)")
 COUNT = Number()
 PPM = Number(1_000_000)
-PEOPLE = ListOf(Person(or_word=True))
+PEOPLE = ListOf(Person())
 EFFECT = OneOf(("E0", "E1", "E2", "E3", "E4"))
 REVERSIBILITY = OneOf(("R0", "R1", "R2", "R3", "R4"))
 STAGE = OneOf(("S0", "S1", "S2", "S3", "S4"))
@@ -104,7 +104,7 @@ _KEY = group(
     public_key=Text(HEX, "lower-case hex"),
     state=OneOf(("active", "archived")),
 )
-_HOLD = group("changed_by", hold_id=ID, count=COUNT, changed_by=Person(or_word=True))
+_HOLD = group("changed_by", hold_id=ID, count=COUNT, changed_by=Person())
 
 REGISTRY: Mapping[str, EventType] = {
     "request.received": _type(
@@ -302,9 +302,7 @@ REGISTRY: Mapping[str, EventType] = {
     ),
     "policy.published": _type(
         POLICY,
-        group(
-            "documents published_by", snapshot_id=DIGESTS, documents=ListOf(DIGESTS), published_by=Person(or_word=True)
-        ),
+        group("documents published_by", snapshot_id=DIGESTS, documents=ListOf(DIGESTS), published_by=Person()),
         "bundle",
     ),
     "policy.activated": _type(POLICY, _ACTIVATED, "bundle"),
@@ -317,7 +315,7 @@ REGISTRY: Mapping[str, EventType] = {
     "tool.registered": _type(
         EXECUTOR, group("registered_by", tool=TOOL, registered_by=PEOPLE, bootstrap=Flag()), "descriptor"
     ),
-    "tool.retired": _type(EXECUTOR, group("retired_by", tool=TOOL, retired_by=Person(or_word=True)), "descriptor"),
+    "tool.retired": _type(EXECUTOR, group("retired_by", tool=TOOL, retired_by=Person()), "descriptor"),
     "call.refused": _type(EVERYONE, group(method=WORDS, peer=WORDS, reason_code=CODE, count=COUNT)),
     "key.rotated": _type(AUDIT | CREDENTIALS, _KEY, "statement"),
     "key.archived": _type(AUDIT | CREDENTIALS, _KEY, "statement"),
@@ -336,6 +334,6 @@ REGISTRY: Mapping[str, EventType] = {
     "hold.placed": _type(AUDIT, _HOLD, "statement"),
     "hold.lifted": _type(AUDIT, _HOLD, "statement"),
     "access.disclosed": _type(
-        AUDIT, group(manifest_digest=DIGESTS, purpose=WORDS, count=COUNT, auditor=Person(or_word=True)), "statement"
+        AUDIT, group(manifest_digest=DIGESTS, purpose=WORDS, count=COUNT, auditor=Person()), "statement"
     ),
 }

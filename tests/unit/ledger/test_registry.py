@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from counterseal.api.audit.v1 import event_pb2
-from counterseal.ledger.fields import Flag, Group, Kind, ListOf, Number, OneOf, Person, Text
+from counterseal.ledger.fields import Flag, Group, Kind, ListOf, Number, OneOf, Person, Text, names_people
 from counterseal.ledger.registry import REGISTRY
 
 EVENTS = list(event_pb2.Event.DESCRIPTOR.fields)
@@ -107,3 +107,17 @@ RECORD_MUST_HOLD = {
 def test_a_record_can_hold_what_it_must(place: str) -> None:
     kind, _, name = place.partition(":")
     assert name in REGISTRY[kind].clear.fields or name in REGISTRY[kind].sealed
+
+
+def test_a_field_that_names_people_takes_nothing_in_clear_whatever_the_producer_calls_them() -> None:
+    """`tripped_by` may also be a breaker or a certificate; everywhere else a bare name is a person too."""
+    for name, registered in REGISTRY.items():
+        for field, kind in registered.clear.fields.items():
+            if not names_people(kind) or isinstance(kind, Group) or field == "tripped_by":
+                continue
+            for person in ("ida", "user:ida", "operator"):
+                sent = [person] if isinstance(kind, ListOf) else person
+                assert kind.problem(sent), (name, field)
+                renamed = kind.rename(sent, lambda _: "p_" + "a" * 26)
+                assert person not in str(renamed), (name, field)
+                assert kind.problem(renamed) == "", (name, field)
