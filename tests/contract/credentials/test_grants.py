@@ -32,7 +32,7 @@ from counterseal.errors import (
     WrongState,
 )
 from counterseal.ids import new_id
-from counterseal.vault import VaultRefused
+from counterseal.vault import Login, VaultRefused
 from counterseal_credentials.containment.engine import ScopeState
 from support.credentials import EXECUTOR, Desk, desk, login_works, obliged, tool
 from support.openbao import Provisioned
@@ -494,3 +494,44 @@ async def _age(broker: Desk, column: str, seconds: int) -> None:
     connection = await asyncpg.connect(broker.database.admin_dsn)
     await connection.execute(f"UPDATE grants SET {column} = clock_timestamp() - interval '{seconds} s'")
     await connection.close()
+
+
+async def test_a_tenant_is_not_reported_revoked_while_a_login_that_no_grant_knows_still_lives(
+    broker: Desk, provisioned: Provisioned
+) -> None:
+    operator = await provisioned.operator()
+    answer = await operator.call("GET", "db/prod/acme/creds/shop--rw--60")
+    stray = Login(answer["data"]["username"], answer["data"]["password"], answer["lease_id"], 60)
+    assert await login_works(provisioned, stray)
+    revoke_prefix = broker.broker.revoke_prefix
+
+    async def slow(prefix: str) -> None:  # Vault's queue is long: nothing has died yet
+        del prefix
+
+    broker.broker.revoke_prefix = slow  # type: ignore[method-assign]
+    state = await broker.barrier.stop(ScopeState("tenant:acme", 0, True, "OPERATOR"))
+    assert (await broker.barrier.progress(state, 0.5)).revoked_epoch < state.epoch
+    assert await login_works(provisioned, stray), "it is alive, so REVOKED would have been a lie"
+    broker.broker.revoke_prefix = revoke_prefix  # type: ignore[method-assign]
+    assert (await broker.barrier.progress(state, 10)).revoked_epoch == state.epoch
+    assert not await login_works(provisioned, stray)
+    operator.close()
+
+
+async def test_a_broker_that_may_not_sweep_any_more_never_reports_revoked(
+    broker: Desk, provisioned: Provisioned
+) -> None:
+    operator = await provisioned.operator()
+    path = "sys/policies/acl/svc--prod--credentials"
+    policy = (await operator.call("GET", path))["data"]["policy"]
+    await operator.call("POST", path, {"policy": policy.replace("/creds/sweep", "/creds/nothing")})
+    try:
+        grant, _ = await broker.lend(broker.case())
+        state = await broker.barrier.stop(ScopeState("tenant:acme", 0, True, "OPERATOR"))
+        assert (await broker.barrier.progress(state, 1.5)).revoked_epoch < state.epoch
+        assert await broker.state(grant) == "REVOKING"
+    finally:
+        await operator.call("POST", path, {"policy": policy})
+        operator.close()
+    assert (await broker.barrier.progress(state, 15)).revoked_epoch == state.epoch
+    assert await broker.state(grant) == "REVOKED"

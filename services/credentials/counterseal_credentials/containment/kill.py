@@ -15,7 +15,7 @@ from counterseal.errors import CredentialsUnavailable
 from counterseal.rpc.outbox import Outbox
 from counterseal.vault import VaultRefused
 from counterseal.vault.broker import Broker
-from counterseal.vault.names import Environment
+from counterseal.vault.names import Environment, Tenant
 from counterseal_credentials.containment import store
 from counterseal_credentials.containment.engine import ScopeState, adopts, check_scope, next_stop
 from counterseal_credentials.database import EVERY_TENANT, transaction
@@ -24,8 +24,10 @@ from counterseal_credentials.grants.death import Undertaker
 from counterseal_credentials.grants.engine import State
 from counterseal_credentials.grants.entries import Entries
 from counterseal_credentials.grants.lending import Lender
+from counterseal_credentials.grants.settle import NotSettled
 
 POLL_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 1.0
 
 log = logging.getLogger("counterseal.credentials.containment")
 
@@ -92,15 +94,46 @@ class Barrier:
             await asyncio.sleep(POLL_SECONDS / 2)
 
     async def report_done(self) -> None:
-        """Record `containment.revoked` for every stopped scope without a live grant that has no record yet."""
+        """Record `containment.revoked` for every stopped scope in which nothing is alive and no record is yet.
+
+        Raises CredentialsUnavailable, VaultRefused: then nothing is known, so nothing is said.
+        """
         async with transaction(self._engine, EVERY_TENANT) as connection:
-            for state in await store.unreported(connection):
+            waiting = [
+                state
+                for state in await store.unreported(connection)
+                if not await grants.live_in_scope(connection, state.scope)
+            ]
+        for state in waiting:
+            if not await self._nothing_lent(state.scope):
+                continue
+            async with transaction(self._engine, EVERY_TENANT) as connection:
                 if await grants.live_in_scope(connection, state.scope):
                     continue
                 count = await store.report(connection, state, self._clock())
                 if count is not None:
                     await self._outbox.put(connection, self._entries.scope_revoked(state, count))
         self._outbox.wake()
+
+    async def _nothing_lent(self, scope: str) -> bool:
+        """Tell whether Vault holds no login of an environment or tenant, and its targets were swept after that.
+
+        Our rows are not enough here: a login may live that no grant knows (a lost database, an operator's drill), and
+        the ledger must not say that all is dead while it works. Narrower scopes know their logins by their grants only.
+        """
+        for tenant in self._tenants_in(scope):
+            if await self._broker.leases_below(tenant):
+                return False
+            try:
+                await self._undertaker.settler(tenant.name).settle()
+            except NotSettled:
+                return False
+            except VaultRefused as refused:
+                if (
+                    refused.status != 404
+                ):  # no mount: no target. 403 is a lost right, and proves nothing
+                    raise
+        return True
 
     async def _condemn(self, connection: AsyncConnection, state: ScopeState) -> None:
         """Under the exclusive lock: every live grant of the scope towards its end, and how many there are to kill."""
@@ -117,6 +150,7 @@ class Barrier:
 
     async def _kill(self, state: ScopeState) -> None:
         """Go on until n of n are dead or the scope moves on; the reconciler takes over after a crash."""
+        pause = POLL_SECONDS
         while True:
             try:
                 await self._by_prefix(state.scope)
@@ -128,17 +162,21 @@ class Barrier:
                 await self._undertaker.bury([grant for grant in live if grant.state is State.REVOKING])
                 await self.report_done()
                 async with transaction(self._engine, EVERY_TENANT) as connection:
-                    if not await grants.live_in_scope(connection, state.scope):
+                    if (await store.revocation(connection, state.scope)).revoked_epoch >= state.epoch:
                         return
             except (CredentialsUnavailable, VaultRefused):
                 log.warning("the scope's credentials could not be revoked; trying again", extra={"scope": state.scope})
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(MAX_PAUSE_SECONDS, pause * 1.5)
 
     async def _by_prefix(self, scope: str) -> None:
-        kind, _, name = scope.partition(":")
-        if kind not in ("environment", "tenant"):
-            return
-        chosen = self._tenants if kind == "environment" else tuple(t for t in self._tenants if t == name)
-        for tenant in (self._environment.tenant(item) for item in chosen):
+        for tenant in self._tenants_in(scope):
             await self._broker.revoke_prefix(tenant.token_creation_path)  # wrappers that nobody redeemed die too
             await self._broker.revoke_prefix(f"{tenant.database_mount}/creds")
+
+    def _tenants_in(self, scope: str) -> list[Tenant]:
+        """Return the tenants that a scope covers wholly: all of an environment's, a tenant scope's one, else none."""
+        kind, _, name = scope.partition(":")
+        if kind == "environment":
+            return [self._environment.tenant(item) for item in self._tenants]
+        return [self._environment.tenant(name)] if kind == "tenant" and name in self._tenants else []

@@ -91,7 +91,7 @@ class Reconciler:
                 await self._broker.sweep_janitor(tenant)
             await self._strays(name)
         except VaultRefused as refused:
-            if refused.status not in (403, 404):  # a tenant without a target has no mount
+            if refused.status != 404:  # a tenant without a target has no mount
                 raise
 
     async def _strays(self, name: str) -> None:
