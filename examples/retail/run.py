@@ -73,8 +73,8 @@ class Run:
 
     def in_order(self) -> list[TaskResult]:
         """Return the results in the order of the task files."""
-        place = {task.id: index for index, task in enumerate(self.tasks)}
-        return sorted(self.results, key=lambda result: place[result.task.id])
+        place = {id(task): index for index, task in enumerate(self.tasks)}
+        return sorted(self.results, key=lambda result: place[id(result.task)])
 
     def passed(self) -> bool:
         """Whether everything is as the reference has it."""
@@ -87,8 +87,8 @@ class Run:
                 calls = await asyncio.gather(*(self._task(agent, tools, task) for task in wave))
                 shares = attribute(await database.changed_rows(), wave, self.shop)
                 await database.reset()
-                for task, made in zip(wave, calls, strict=True):
-                    self._done(TaskResult(task, shares[task.id], made))
+                for task, share, made in zip(wave, shares, calls, strict=True):
+                    self._done(TaskResult(task, share, made))
 
     async def _task(self, agent: Client, tools: dict[str, ToolDescriptor], task: Task) -> list[CallResult]:
         # Logging in blocks for some milliseconds, so it has a thread of its own.
@@ -160,9 +160,6 @@ def _prepared(args: argparse.Namespace, out: Path) -> Run:
     tasks = [task for name in names if name for task in read_tasks(_task_file(args.data, name))]
     if not tasks:
         raise WorkloadError("there are no tasks")
-    ids = [task.id for task in tasks]
-    if len(set(ids)) != len(ids):
-        raise WorkloadError("two tasks have one id")
     directory = args.stack.resolve()
     _fresh(directory)
     return Run(shop, tasks, directory, out.with_suffix(".ledger"), args.width)

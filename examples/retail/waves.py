@@ -39,14 +39,14 @@ def waves(tasks: Iterable[Task], shop: Shop, width: int) -> list[list[Task]]:
 
 def attribute(
     changed: Mapping[str, Mapping[str, Any]], wave: Sequence[Task], shop: Shop
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return each task's share of the changed rows. A row of nobody's footprint is charged to every task."""
-    shares: dict[str, dict[str, dict[str, Any]]] = {task.id: {"orders": {}, "users": {}} for task in wave}
-    people = {task.id: footprint(task, shop) for task in wave}
+) -> list[dict[str, dict[str, Any]]]:
+    """Return each task's share of the changed rows, in the wave's order. A row of nobody's is charged to every task."""
+    shares: list[dict[str, dict[str, Any]]] = [{"orders": {}, "users": {}} for _ in wave]
+    people = [footprint(task, shop) for task in wave]
     for table, rows in changed.items():
         for key, row in rows.items():
             owner = key if table == "users" else row["user_id"]
-            owners = [task.id for task in wave if owner in people[task.id]] or [task.id for task in wave]
-            for task_id in owners:
-                shares[task_id][table][key] = row
+            named = [share for share, names in zip(shares, people, strict=True) if owner in names]
+            for share in named or shares:
+                share[table][key] = row
     return shares

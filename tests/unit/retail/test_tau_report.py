@@ -94,10 +94,10 @@ def test_a_row_that_nobody_named_is_charged_to_every_task() -> None:
         "orders": {"#P1": {"user_id": "ana"}, "#Z": {"user_id": "eve"}},
         "users": {"bob": {"x": 1}},
     }
-    assert attribute(rows, wave, shop) == {
-        "1": {"orders": rows["orders"], "users": {}},
-        "2": {"orders": {"#Z": {"user_id": "eve"}}, "users": {"bob": {"x": 1}}},
-    }
+    assert attribute(rows, wave, shop) == [
+        {"orders": rows["orders"], "users": {}},
+        {"orders": {"#Z": {"user_id": "eve"}}, "users": {"bob": {"x": 1}}},
+    ]
 
 
 @pytest.mark.parametrize("flags", [[], ["--tasks", "none.json"]])
