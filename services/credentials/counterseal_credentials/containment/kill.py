@@ -129,9 +129,7 @@ class Barrier:
             except NotSettled:
                 return False
             except VaultRefused as refused:
-                if (
-                    refused.status != 404
-                ):  # no mount: no target. 403 is a lost right, and proves nothing
+                if refused.status != 404:  # no mount: no target. 403 is a lost right, and proves nothing
                     raise
         return True
 
