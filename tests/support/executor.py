@@ -12,7 +12,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ from counterseal.documents.decision import (
     signing_input,
 )
 from counterseal.documents.plan import parse_plan
-from counterseal.errors import ServiceError
+from counterseal.errors import AttemptRevoked, ServiceError
 from counterseal.identity import Caller, acting_for
 from counterseal.ids import new_id
 from counterseal.rpc.interceptor import Hooks
@@ -224,6 +224,7 @@ class FakeBroker(token_pb2_grpc.TokenServiceServicer, grant_pb2_grpc.GrantServic
         self.error_on: str = ""
         self.dead_after = 0
         self.stolen = False
+        self.before_redeem_write: Callable[[], Awaitable[None]] | None = None
 
     async def ExchangeToken(self, request: Any, context: Any) -> token_pb2.ExchangeTokenResponse:
         await self._note("exchange", context)
@@ -238,8 +239,6 @@ class FakeBroker(token_pb2_grpc.TokenServiceServicer, grant_pb2_grpc.GrantServic
         await self._note("issue", context)
         write = request.purpose == grant_pb2.GRANT_PURPOSE_WRITE
         if write and request.attempt_id in self.tombstones:
-            from counterseal.errors import AttemptRevoked
-
             await _abort(context, AttemptRevoked())
         grant = FakeGrant(new_id(), request.attempt_id, write)
         self.grants[grant.grant_id] = grant
@@ -247,7 +246,12 @@ class FakeBroker(token_pb2_grpc.TokenServiceServicer, grant_pb2_grpc.GrantServic
 
     async def RedeemGrant(self, request: Any, context: Any) -> grant_pb2.RedeemGrantResponse:
         await self._note("redeem", context)
-        self.grants[request.grant_id].redeemed = True
+        grant = self.grants[request.grant_id]
+        if grant.write and self.before_redeem_write is not None:
+            await self.before_redeem_write()
+        if grant.write and grant.attempt_id in self.tombstones:
+            await _abort(context, AttemptRevoked())
+        grant.redeemed = True
         return grant_pb2.RedeemGrantResponse(
             wrapping_token=request.grant_id, creation_path="auth/token/create/grant", credential_path="db/creds/x"
         )

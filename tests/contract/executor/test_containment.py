@@ -71,9 +71,11 @@ async def test_only_the_stream_lifts_and_a_lift_resumes_nothing_by_itself(
     surroundings.policy.stream(SCOPE, 2, stopped=False)
     surroundings.policy.epochs[SCOPE] = 2
     await _until_lifted(executor)
-    await asyncio.sleep(0.5)
-    plan = (await executor.get(answer.plan_id)).plan
-    assert plan.state == "HALTED"
+    async with asyncio.timeout(10):
+        while plan.steps[0].state == "INTENT":  # the stalled call comes back, and the fence refuses it
+            plan = (await executor.get(answer.plan_id)).plan
+            await asyncio.sleep(0.02)
+    assert (plan.state, plan.steps[0].state) == ("HALTED", "READY")
     with pytest.raises(RoleRequired):
         await executor.resume(answer.plan_id, caller=AGENT)
     await executor.resume(answer.plan_id, caller=IDA)
