@@ -266,12 +266,12 @@ class Desk:
     async def state(self, grant: Grant) -> str:
         return str(await self.scalar("SELECT state FROM grants WHERE grant_id = CAST(:g AS uuid)", g=grant.grant_id))
 
-    async def recorded(self) -> list[dict[str, Any]]:
-        """Relay the outbox and return every entry of the ledger that is about credentials."""
+    async def recorded(self, *, every: bool = False) -> list[dict[str, Any]]:
+        """Relay the outbox and return the ledger's entries about credentials and containment, or `every` one."""
         await self.scalar("SELECT pg_sleep(0.35)")  # the relay leaves young rows to `deliver`
         await self.outbox.relay_once()
         entries = [parse(data).document for data in self.ledger.log]
-        return [entry for entry in entries if entry["type"].startswith(("credential.", "containment."))]
+        return [entry for entry in entries if every or entry["type"].startswith(("credential.", "containment."))]
 
 
 def obliged(case: Case, seconds: int) -> Case:
