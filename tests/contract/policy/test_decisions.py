@@ -212,3 +212,26 @@ async def test_the_record_keeps_every_verdict_and_the_sealed_part_every_fact(fre
 def parse_disclosed(text: str) -> str:
     body = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     return str(parse_strict(b'{"x":' + body + b"}")["x"][1])
+
+
+async def test_whatever_is_signed_is_in_the_ledger_already(fresh_database: FreshDatabase) -> None:
+    async with policy_service(fresh_database) as service:
+        plain = service.signer.sign
+        unrecorded: list[str] = []
+
+        async def watched(message: bytes) -> tuple[bytes, str]:
+            body = message[message.index(b"{") :]
+            wanted = parse_strict(body)["decision_id"]
+            logged = [e.document["data"].get("decision_id") for e in map(entries.parse, service.ledger.log)]
+            unrecorded.extend([] if wanted in logged else [wanted])
+            return await plain(message)
+
+        service.signer.sign = watched  # type: ignore[method-assign] # the moment of signing is the subject
+        signed = 0
+        for round_number in range(6):
+            service.ledger.lose_answers = round_number % 3
+            plans = [plan(nonce=f"{round_number:016x}{n:016x}") for n in range(8)]
+            answers = await asyncio.gather(*(service.authorize(of, "COMMIT") for of in plans), return_exceptions=True)
+            signed += sum(isinstance(answer, Answer) and answer.signed is not None for answer in answers)
+        assert signed > 0
+        assert unrecorded == []
