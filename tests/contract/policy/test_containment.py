@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 
 from counterseal.api.common.v1 import containment_pb2 as common
@@ -139,6 +140,43 @@ async def test_while_deciders_are_busy_no_allow_is_recorded_after_the_stop(fresh
         )
         assert late == []
         assert await service.sql("SELECT 1 FROM decision WHERE outcome = 'DENY'") != []
+
+
+BARRIER = "hashtextextended('counterseal.barrier', 0)"
+
+
+async def test_a_decision_waits_for_a_stop_under_way_and_sees_it(fresh_database: FreshDatabase) -> None:
+    async with policy_service(fresh_database) as service:
+        await service.authorize(plan(nonce="11" * 16), "COMMIT")
+        stop = await asyncpg.connect(service.owner_dsn)
+        try:
+            async with stop.transaction():
+                await stop.execute(f"SELECT pg_advisory_xact_lock({BARRIER})")
+                await stop.execute(
+                    "INSERT INTO containment (scope, tenant, epoch, stopped, reason_code)"
+                    " VALUES ('tenant:acme', 'acme', 1, true, 'INCIDENT')"
+                )
+                deciding = asyncio.create_task(service.authorize(plan(), "COMMIT"))
+                await asyncio.sleep(0.5)
+                assert not deciding.done(), "the decision did not wait for the barrier"
+            assert (await deciding).evaluation.reason_codes == ("CONTAINED",)
+        finally:
+            await stop.close()
+
+
+async def test_a_stop_waits_for_decisions_under_way(fresh_database: FreshDatabase) -> None:
+    async with policy_service(fresh_database) as service:
+        decision = await asyncpg.connect(service.owner_dsn)
+        try:
+            async with decision.transaction():
+                await decision.execute(f"SELECT pg_advisory_xact_lock_shared({BARRIER})")
+                tripping = asyncio.create_task(trip(service, "tenant:acme"))
+                await asyncio.sleep(0.3)
+                assert not tripping.done()
+                assert service.peers.stops == []
+            assert (await tripping).state.stopped
+        finally:
+            await decision.close()
 
 
 async def test_what_executor_or_credentials_were_told_directly_is_adopted(fresh_database: FreshDatabase) -> None:

@@ -24,6 +24,7 @@ from support.documents import draft_document, tool
 from support.policy_service import DOCUMENTS, TOOL, UNDO, Service, agent, plan, policy_service, verify
 from support.postgres import FreshDatabase
 from support.requirements import requirement
+from support.signer import LocalSigner
 
 
 def statement(service: Service, answer: Answer) -> Statement:
@@ -216,7 +217,7 @@ def parse_disclosed(text: str) -> str:
 
 async def test_whatever_is_signed_is_in_the_ledger_already(fresh_database: FreshDatabase) -> None:
     async with policy_service(fresh_database) as service:
-        plain = service.signer.sign
+        plain = LocalSigner.sign
         unrecorded: list[str] = []
 
         async def watched(message: bytes) -> tuple[bytes, str]:
@@ -224,9 +225,9 @@ async def test_whatever_is_signed_is_in_the_ledger_already(fresh_database: Fresh
             wanted = parse_strict(body)["decision_id"]
             logged = [e.document["data"].get("decision_id") for e in map(entries.parse, service.ledger.log)]
             unrecorded.extend([] if wanted in logged else [wanted])
-            return await plain(message)
+            return await plain(service.signer, message)
 
-        service.signer.sign = watched  # type: ignore[method-assign] # the moment of signing is the subject
+        service.signer.sign = watched
         signed = 0
         for round_number in range(6):
             service.ledger.lose_answers = round_number % 3
