@@ -215,7 +215,10 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
             interceptor,
             ServerIdentity(own).credentials(),
             [
-                (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(parts.ledger, parts.heads)),
+                (
+                    ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
+                    LedgerServicer(parts.ledger, parts.heads, stopping),
+                ),
                 (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
             ],
             METHODS,

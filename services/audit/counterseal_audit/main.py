@@ -56,7 +56,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
     reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
     return [
-        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads)),
+        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
     ]
 

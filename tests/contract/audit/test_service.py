@@ -13,7 +13,7 @@ from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, re
 from counterseal.cli import main
 from counterseal.cli.audit_verify import Directory, read_vkey
 from counterseal.client.export import write_export
-from counterseal.errors import IdempotencyKeyReused, InputInvalid, LogForked, PeerNotAllowed
+from counterseal.errors import IdempotencyKeyReused, InputInvalid, LedgerUnavailable, LogForked, PeerNotAllowed
 from counterseal.ids import new_id
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.note import VerifierKey
@@ -144,6 +144,25 @@ async def test_batches_of_a_stream_are_answered_in_order_and_a_skipped_number_en
             async for _ in stub.AppendStream(batches([1, 3])):
                 pass
         assert from_rpc_error(caught.value).reason == "INPUT_INVALID"
+
+
+async def test_open_append_streams_do_not_hold_the_drain_and_lose_nothing(fresh_database: FreshDatabase) -> None:
+    async with audit_server(fresh_database("audit")) as server:
+        async with server.producer() as client:
+            await client.append_one(changed(stream="plan:0"))
+            requests = [changed(stream=f"plan:{n}") for n in range(1, 40)]
+            work = [asyncio.create_task(client.append_one(request)) for request in requests]
+            await asyncio.sleep(0)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await server.server.stop(server.stopping)
+            assert loop.time() - began < 1.5, "the grace is 2 s"
+            answers = await asyncio.gather(*work, return_exceptions=True)
+        assert all(isinstance(answer, (Appended, LedgerUnavailable)) for answer in answers)
+        taken = [answer for answer in answers if isinstance(answer, Appended)]
+        log = await server.parts.log()
+        stored = {row.entry for row in await server.parts.reader.page(log.log_id, 0, 100)}
+        assert all(answer.entry in stored for answer in taken)
 
 
 async def test_an_acknowledgement_says_what_is_signed(fresh_database: FreshDatabase) -> None:

@@ -20,9 +20,10 @@ _OFFERED = (ledger_pb2.APPEND_MODE_UNSPECIFIED, ledger_pb2.APPEND_MODE_DURABLE)
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     """Appends for the services that the method table admits."""
 
-    def __init__(self, ledger: Ledger, heads: SignedHeads) -> None:
+    def __init__(self, ledger: Ledger, heads: SignedHeads, stopping: asyncio.Event) -> None:
         self._ledger = ledger
         self._heads = heads
+        self._stopping = stopping
 
     async def AppendEntry(  # noqa: N802
         self,
@@ -53,16 +54,20 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         """Append batch after batch: the next is queued while the one before it is being written."""
         window: asyncio.Queue[Any] = asyncio.Queue(WINDOW_BATCHES)
         reader = asyncio.create_task(self._read(request_iterator, current_caller(), window), name="append-stream")
+        drain = asyncio.create_task(self._end_at_drain(window), name="append-stream-drain")
         try:
-            while True:
-                item = await window.get()
-                if item is None:
-                    return
+            while (item := await window.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
                 yield await self._respond(*item)
         finally:
             reader.cancel()
+            drain.cancel()
+
+    async def _end_at_drain(self, window: "asyncio.Queue[Any]") -> None:
+        """End the stream behind what was taken by then; its producer opens another one elsewhere."""
+        await self._stopping.wait()
+        await window.put(None)
 
     async def _read(self, requests: AsyncIterator[ledger_pb2.AppendStreamRequest], caller: Caller, window: Any) -> None:
         """Queue batches as they come; the window ends with None, or with what went wrong."""
