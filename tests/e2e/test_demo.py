@@ -10,6 +10,7 @@ import pytest
 
 from counterseal.cli import main
 from support.postgres import open_directory
+from support.requirements import requirement
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 COUNTERSEAL = Path(sys.executable).with_name("counterseal")
@@ -31,6 +32,7 @@ async def demo(home: Path, *argv: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@requirement("run:demo")
 async def test_seven_scenes_hold_cold_and_warm_and_the_ledger_left_behind_verifies(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

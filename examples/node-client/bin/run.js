@@ -2,7 +2,8 @@
 /**
  * Propose the plan of a file, verify the echo, commit it, and print what happens, one JSON object a line.
  *   node bin/run.js --profile PROFILE.toml --user NAME --agent-version V PLAN.json
- *   node bin/run.js --profile PROFILE.toml --jwt-file FILE --agent-version V PLAN.json
+ *   node bin/run.js --profile PROFILE.toml --jwt-file FILE --agent-version V --wait 60 PLAN.json
+ * --wait: seconds for which a plan that needs approval is waited for; without it the command ends with 6 at once.
  * Exit codes are the suite's: 0 ok, 1 internal, 2 usage, 3 refused, 5 denied, 6 approval pending, 7 in doubt,
  * 8 unavailable.
  */
@@ -12,12 +13,14 @@ import { CallFailed, Client, developmentLogin, EchoMismatch, loadProfile, NotCan
 
 const UNAVAILABLE = 14;
 const DONE = { SUCCEEDED: 0 };
+const DENIED = 'DECISION_OUTCOME_DENY';
+const PENDING = 'DECISION_OUTCOME_REQUIRE_APPROVAL';
 
 function say(event, fields) {
   process.stdout.write(`${JSON.stringify({ event, ...fields })}\n`);
 }
 
-async function run(client, draft) {
+async function run(client, draft, waitSeconds) {
   const proposed = await client.propose(draft);
   const { decision } = proposed.plan;
   say('proposed', {
@@ -27,9 +30,9 @@ async function run(client, draft) {
     outcome: decision.outcome,
     reason_codes: decision.reason_codes,
   });
-  if (decision.outcome === 'DECISION_OUTCOME_DENY') return 5;
-  if (decision.outcome === 'DECISION_OUTCOME_REQUIRE_APPROVAL') return 6;
-  const committed = await client.commit(proposed.plan.plan_id, proposed.digest);
+  if (decision.outcome === DENIED) return 5;
+  if (decision.outcome === PENDING && waitSeconds === 0) return 6;
+  const committed = await client.commitWhenApproved(proposed.plan.plan_id, proposed.digest, waitSeconds);
   say('committed', { state: committed.state });
   for await (const { seq, type, step_id: step, state } of client.watch(committed.plan_id)) say(type, { seq, step, state });
   const ended = await client.get(committed.plan_id);
@@ -49,14 +52,16 @@ function failure(error) {
 
 function usage() {
   try {
-    const options = { profile: 'string', user: 'string', 'jwt-file': 'string', 'agent-version': 'string', tenant: 'string' };
-    const types = Object.fromEntries(Object.entries(options).map(([name, type]) => [name, { type }]));
-    const { values, positionals } = parseArgs({ options: types, allowPositionals: true });
+    const names = ['profile', 'user', 'jwt-file', 'agent-version', 'tenant', 'wait'];
+    const options = Object.fromEntries(names.map((name) => [name, { type: 'string' }]));
+    const { values, positionals } = parseArgs({ options, allowPositionals: true });
     if (values.profile && (values.user || values['jwt-file']) && positionals.length === 1) return { values, positionals };
   } catch {
     // an unknown option: the same answer
   }
-  process.stderr.write('usage: run.js --profile FILE (--user NAME | --jwt-file FILE) [--agent-version V] [--tenant T] PLAN.json\n');
+  process.stderr.write(
+    'usage: run.js --profile FILE (--user NAME | --jwt-file FILE) [--agent-version V] [--tenant T] [--wait S] PLAN.json\n',
+  );
   process.exit(2);
 }
 
@@ -68,7 +73,7 @@ try {
   const login = async () =>
     jwtFile ? readFileSync(jwtFile, 'utf8').trim() : developmentLogin(profile, values.user);
   client = new Client(profile, login, { agentVersion: values['agent-version'], tenant: values.tenant });
-  process.exitCode = await run(client, parseStrict(readFileSync(positionals[0])));
+  process.exitCode = await run(client, parseStrict(readFileSync(positionals[0])), Number(values.wait ?? 0));
 } catch (error) {
   process.exitCode = failure(error);
 } finally {

@@ -12,6 +12,7 @@ const PROTOS = resolve(dirname(fileURLToPath(import.meta.url)), '../../../protos
 const CALL_SECONDS = 30;
 const RENEW_BEFORE_MS = 30_000;
 const RETRIES = 5;
+const APPROVAL_PAUSE_MS = 10_000;
 
 function loadApi(protos) {
   const files = ['credentials/v1/token.proto', 'executor/v1/plan.proto'].map((name) => `counterseal/api/${name}`);
@@ -67,6 +68,23 @@ export class Client {
   /** The plan as it is now, with policy's present answer. */
   async get(planId) {
     return (await this.#call(this.#plans, 'GetPlan', { plan_id: planId })).plan;
+  }
+
+  /**
+   * Commit once people have approved: the gate itself is asked, with one idempotency key, in growing pauses, because
+   * only its answer counts. Throws CallFailed with APPROVAL_REQUIRED when nobody did within `seconds`.
+   */
+  async commitWhenApproved(planId, digest, seconds) {
+    const key = newId();
+    const end = Date.now() + seconds * 1000;
+    for (let pauseMs = 1000; ; pauseMs = Math.min(2 * pauseMs, APPROVAL_PAUSE_MS)) {
+      try {
+        return await this.commit(planId, digest, key);
+      } catch (error) {
+        if (error.reason !== 'APPROVAL_REQUIRED' || Date.now() + pauseMs > end) throw error;
+      }
+      await new Promise((resume) => setTimeout(resume, pauseMs));
+    }
   }
 
   /** Yield the plan's events in order until the terminal one, across lost connections and renewed tokens. */
