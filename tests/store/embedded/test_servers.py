@@ -1,5 +1,6 @@
 """The embedded servers: passwords count, restarts keep data and keys, secrets stay in files of mode 0600."""
 
+import shutil
 import stat
 
 import asyncpg
@@ -7,7 +8,7 @@ import pytest
 
 from counterseal.embedded.openbao import OpenBao, OpenBaoServer
 from counterseal.embedded.postgres import FAST, Cluster, PostgresServer
-from counterseal.embedded.reach import closed_parent
+from counterseal.embedded.reach import closed_parent, running_as_root
 from support.postgres import FreshDatabase, execute, off_loop, open_directory
 
 
@@ -72,6 +73,34 @@ def test_openbao_speaks_no_plaintext(openbao: OpenBao) -> None:
 
     with pytest.raises((urllib.error.URLError, OSError)):
         urllib.request.urlopen(openbao.address.replace("https", "http") + "/v1/secret", timeout=5).read()
+
+
+@pytest.mark.skipif(not running_as_root(), reason="only root must hand its cluster to another account")
+def test_in_a_directory_closed_to_others_roots_cluster_lies_elsewhere_and_goes_with_its_data_directory() -> None:
+    with open_directory("counterseal-hidden-") as home:
+        hidden = home / "root-home"
+        hidden.mkdir(mode=0o700)
+        data = hidden / "dev"
+        server = PostgresServer(data / "cluster", settings=FAST)
+        assert hidden not in server.home.parents
+        try:
+            first = server.start()
+            off_loop(lambda: execute(first.dsn(), "CREATE TABLE kept()"))
+            server.stop()
+            again = PostgresServer(data / "cluster", settings=FAST)
+            warm = again.start()
+            off_loop(lambda: execute(warm.dsn(), "SELECT FROM kept"))
+            again.stop()
+            shutil.rmtree(data)  # a person starts over
+            fresh = PostgresServer(data / "cluster", settings=FAST)
+            new = fresh.start()
+            assert new.password != first.password
+            with pytest.raises(asyncpg.UndefinedTableError):
+                off_loop(lambda: execute(new.dsn(), "SELECT FROM kept"))
+            fresh.stop()
+        finally:
+            server.stop()
+            shutil.rmtree(server.home.parent)
 
 
 def test_a_closed_parent_is_named() -> None:

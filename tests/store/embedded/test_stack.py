@@ -1,5 +1,8 @@
 """The prepared stack: a second start repeats everything without harm, and `vault verify` agrees with it."""
 
+import shutil
+from pathlib import Path
+
 from counterseal.cli import main
 from counterseal.embedded.layout import Agent, Running, Target, Wanted
 from counterseal.embedded.stack import Stack
@@ -34,6 +37,20 @@ def verify(running: Running) -> int:
         "--secret-id-file": home / "operator-secret-id",
     }
     return main(["vault", "verify", "--json", *(str(word) for pair in options.items() for word in pair)])
+
+
+async def test_the_whole_stack_starts_below_a_directory_that_is_closed_to_others() -> None:
+    with open_directory("counterseal-closed-") as home:
+        hidden = home / "root-home"
+        hidden.mkdir(mode=0o700)
+        stack = Stack(hidden / "dev", WANTED)
+        try:
+            running = await stack.start()
+            await execute(running.targets["shop"], "INSERT INTO orders VALUES (1)")
+        finally:
+            await stack.stop()
+            for marker in (hidden / "dev" / "postgres").glob("*.elsewhere"):
+                shutil.rmtree(Path(marker.read_text().strip()).parent)
 
 
 async def test_a_warm_start_keeps_addresses_secrets_and_data() -> None:
