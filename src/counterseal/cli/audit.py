@@ -17,12 +17,16 @@ def register(subparsers: "Subparsers") -> None:
 
     from counterseal.cli import audit_verify
 
-    one = commands.add_parser("verify", help="verify an exported log: every entry, tile, root and signature")
-    one.add_argument("directory", metavar="DIR", help="the export: checkpoint, vkey, tile/...")
-    one.add_argument("--vkey", required=True, metavar="FILE_OR_STRING", help="the log's verifier key that you pinned")
-    one.add_argument("--since", metavar="NOTE", help="a checkpoint that you kept: finds a cut or rewritten history")
-    add_json(one)
-    one.set_defaults(run=audit_verify.run)
+    for name, run, line in (
+        ("verify", audit_verify.run, "verify an exported log: every entry, tile, root and signature"),
+        ("chain", audit_verify.run_chain, "verify, and check decision, commit, intent, credential, outcome in order"),
+    ):
+        one = commands.add_parser(name, help=line)
+        one.add_argument("directory", metavar="DIR", help="the export: checkpoint, vkey, tile/...")
+        one.add_argument("--vkey", required=True, metavar="FILE_OR_STRING", help="the log's verifier key, as pinned")
+        one.add_argument("--since", metavar="NOTE", help="a checkpoint that you kept: finds a cut or rewritten history")
+        add_json(one)
+        one.set_defaults(run=run)
 
     one = commands.add_parser("export", help="write the tenant's log as files and verify it")
     one.add_argument("directory", metavar="OUT_DIR", help="new, or an earlier export that this one must extend")

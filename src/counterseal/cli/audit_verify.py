@@ -1,19 +1,20 @@
-"""`audit verify`: an export against the key that the auditor pinned. Standard library only.
+"""`audit verify` and `audit chain`: an export against the key that the auditor pinned. Standard library only.
 
 Exit codes: 0 verified, 2 usage, 3 incomplete (a file is missing), 4 tampered or forked.
 """
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from counterseal.cli import exits
 from counterseal.cli.output import complain, emit, say
+from counterseal.ledger.chain import Chain
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
-from counterseal.ledger.verify import Report, verify_log
+from counterseal.ledger.verify import MAX_FINDINGS, Report, verify_log
 
 MAX_FILE_BYTES = 17 << 20
 """Above the largest file of the layout: 256 entries of 65,535 bytes, each with its length."""
@@ -43,6 +44,15 @@ class Directory:
 
 def run(args: argparse.Namespace) -> int:
     """Verify a directory and print what holds and what does not."""
+    return _verify(args, None)
+
+
+def run_chain(args: argparse.Namespace) -> int:
+    """Verify a directory, then the chain of evidence inside it."""
+    return _verify(args, Chain())
+
+
+def _verify(args: argparse.Namespace, chain: Chain | None) -> int:
     directory = Path(args.directory)
     if not directory.is_dir():
         complain(f"{args.directory} is not a directory")
@@ -53,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
         complain(f"--vkey: {error.message}")
         return exits.USAGE
     since = Path(args.since).read_bytes() if args.since is not None else None
-    report = verify_log(Directory(directory), key, since)
+    report = verify_log(Directory(directory), key, since, chain.add if chain is not None else None)
+    if chain is not None and not report.findings:
+        found = chain.findings()
+        report = replace(report, findings=tuple(found[:MAX_FINDINGS]), omitted_count=len(found[MAX_FINDINGS:]))
     if args.json:
         emit(as_json(report))
     else:

@@ -54,18 +54,24 @@ class Report:
         return next((kind for kind in order if kind in kinds), None)
 
 
-def verify_log(source: Source, key: VerifierKey, since: bytes | None = None) -> Report:
+OnEntry = Callable[[int, entries.Entry], None]
+"""Takes each entry that is well-formed and hashes to its leaf, with its index, in order."""
+
+
+def verify_log(source: Source, key: VerifierKey, since: bytes | None = None, on_entry: OnEntry | None = None) -> Report:
     """Verify every byte of a log against the pinned `key` and, where given, a checkpoint note kept from before.
 
-    Never raises for what the files hold: everything that does not hold is a finding.
+    Never raises for what the files hold: everything that does not hold is a finding. What `on_entry` was given counts
+    only if the report has no findings.
     """
-    return _Verifier(source, key).run(since)
+    return _Verifier(source, key, on_entry).run(since)
 
 
 @dataclass(slots=True)
 class _Verifier:
     source: Source
     key: VerifierKey
+    on_entry: OnEntry | None = None
     findings: list[VerificationError] = field(default_factory=list)
     omitted_count: int = 0
     tenant: str = ""
@@ -252,6 +258,8 @@ class _Verifier:
             entry = self._attempt(where, partial(entries.parse, data))
             if entry is not None:
                 self._check_entry(index, entry, where)
+                if self.on_entry is not None:
+                    self.on_entry(index, entry)
 
     def _check_entry(self, index: int, entry: entries.Entry, where: str) -> None:
         if index == 0:
