@@ -1,9 +1,10 @@
 """One task as the agent does it: each call is a plan that is proposed, committed and seen to its end."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from examples.retail.catalogue import draft
 from examples.retail.workload import Action, Task
@@ -11,10 +12,16 @@ from examples.retail.workload import Action, Task
 from counterseal.client import AgentRequest
 from counterseal.documents.tool import ToolDescriptor
 from counterseal.errors import ServiceError
+from counterseal.ids import new_id
 
 PLAN_SECONDS = 120.0
+PATIENT_TRIES = 60
+PATIENT_PAUSE_SECONDS = 1.0
 RECORD_TRIES = 100
 RECORD_PAUSE_SECONDS = 0.1
+T = TypeVar("T")
+
+RETRYING = ("UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 REFUSING = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "NOT_FOUND")
 """Errors that say no to this call; any other is a fault of ours, which refuses nothing."""
 
@@ -52,12 +59,16 @@ async def run_call(request: AgentRequest, tools: Mapping[str, ToolDescriptor], a
         return _no(action, "DENY", ("UNKNOWN_TOOL",), "", "NOT_PROPOSED")
     plan_digest = ""
     try:
-        proposal = await request.propose(draft(tools[action.tool], action.args))
+        key = new_id()
+        proposal = await _patiently(
+            lambda: request.propose(draft(tools[action.tool], action.args), idempotency_key=key)
+        )
         plan_digest = proposal.plan_digest
         if proposal.outcome != "ALLOW":
             return _no(action, proposal.outcome, proposal.reason_codes, plan_digest, proposal.plan.state)
-        await request.commit(proposal.plan_id, plan_digest)
-        plan = await _recorded(request, await request.wait(proposal.plan_id, seconds=PLAN_SECONDS))
+        await _patiently(lambda: request.commit(proposal.plan_id, plan_digest, idempotency_key=key))
+        ended = await _patiently(lambda: request.wait(proposal.plan_id, seconds=PLAN_SECONDS))
+        plan = await _recorded(request, ended)
     except ServiceError as error:
         if error.code in REFUSING:
             return _no(action, "DENY", (error.reason,), plan_digest, error.reason)
@@ -74,8 +85,23 @@ async def _recorded(request: AgentRequest, plan: Any) -> Any:
         if not step.outcome_event_id or step.HasField("outcome_index"):
             return plan
         await asyncio.sleep(RECORD_PAUSE_SECONDS)
-        plan = (await request.get(plan.plan_id)).plan
+        plan = (await _patiently(partial(request.get, plan.plan_id))).plan
     return plan
+
+
+async def _patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a call that reads or carries an idempotency key, while its error says that a repeat may help.
+
+    A service that was just restarted needs some seconds; what was committed before is found again by its key.
+    """
+    for _ in range(PATIENT_TRIES):
+        try:
+            return await work()
+        except ServiceError as error:
+            if error.next_action != "RETRY" and error.code not in RETRYING:
+                raise
+        await asyncio.sleep(PATIENT_PAUSE_SECONDS)
+    return await work()
 
 
 def _no(action: Action, decision: str, reasons: tuple[str, ...], plan_digest: str, state: str) -> CallResult:
