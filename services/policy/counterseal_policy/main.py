@@ -35,6 +35,9 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     own = config.parse(rt.config)
     rules = ConditionEngine()
     outbox = Outbox(rt.engine, LedgerClient(lambda: rt.channel("audit")))
+    refused = RefusalRecorder(
+        into_outbox(rt.engine, outbox), environment=rt.environment, clock=rt.clock, new_id=rt.new_id
+    )
     policies = ActivePolicies(rt.engine, rules)
     board = Board(rt.engine)
     peers = Peers(rt.channel("executor"), rt.channel("credentials"))
@@ -67,9 +70,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     await board.refresh()
     rt.hooks.check_caller = board.check_caller
-    rt.hooks.on_refused = RefusalRecorder(
-        into_outbox(rt.engine, outbox), environment=rt.environment, clock=rt.clock, new_id=rt.new_id
-    )
+    rt.hooks.on_refused = refused
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("containment-board", board.poll(rt.stopping))
     rt.spawn("barrier-adoption", adoption.run(rt.stopping))
@@ -78,7 +79,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         sweeper.run(rt.stopping, lambda: sweeper.sweep(rt.engine, outbox, rt.environment, rt.clock, rt.new_id)),
     )
     return (
-        (decision_pb2_grpc.add_DecisionServiceServicer_to_server, DecisionService(decider)),
+        (decision_pb2_grpc.add_DecisionServiceServicer_to_server, DecisionService(decider, refused)),
         (
             approval_pb2_grpc.add_ApprovalServiceServicer_to_server,
             ApprovalService(rt.engine, booth, rt.clock, rt.stopping),

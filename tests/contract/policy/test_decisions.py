@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from counterseal.api.common.v1 import decision_pb2 as common
+from counterseal.api.policy.v1 import decision_pb2 as pb
 from counterseal.canonical import canonical, digest, parse_strict
-from counterseal.documents.decision import Statement, open_statement
+from counterseal.documents.decision import Statement, open_statement, parse_statement
 from counterseal.documents.plan import parse_draft
 from counterseal.errors import (
     ContainmentStale,
@@ -19,7 +21,9 @@ from counterseal.errors import (
     SnapshotMismatch,
 )
 from counterseal.ledger import entry as entries
+from counterseal.rpc.interceptor import Refusal
 from counterseal_policy.decisions.decider import Answer
+from counterseal_policy.decisions.service import DecisionService
 from support.documents import draft_document, tool
 from support.policy_service import DOCUMENTS, TOOL, UNDO, Service, agent, plan, policy_service, verify
 from support.postgres import FreshDatabase
@@ -236,3 +240,58 @@ async def test_whatever_is_signed_is_in_the_ledger_already(fresh_database: Fresh
             signed += sum(isinstance(answer, Answer) and answer.signed is not None for answer in answers)
         assert signed > 0
         assert unrecorded == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"canonical_plan": b"{}"}, "PLAN_DIGEST_MISMATCH"),
+        ({"canonical_plan": b"\xff", "plan_digest": digest("plan", b"\xff")}, "NOT_CANONICAL"),
+        ({"canonical_plan": b"{}", "plan_digest": digest("plan", b"{}")}, "PLAN_INVALID"),
+        ({"snapshot_id": "sha256:" + "0" * 64}, "SNAPSHOT_MISMATCH"),
+    ],
+)
+async def test_a_question_that_cannot_be_judged_is_an_error_and_on_record(
+    fresh_database: FreshDatabase, change: dict[str, Any], reason: str
+) -> None:
+    async with policy_service(fresh_database) as service:
+        refused: list[Refusal] = []
+
+        async def on_refused(refusal: Refusal) -> None:
+            refused.append(refusal)
+
+        handler = DecisionService(service.decider, on_refused)
+        fields: dict[str, Any] = {
+            "canonical_plan": plan().body,
+            "plan_digest": plan().digest,
+            "purpose": common.DECISION_PURPOSE_COMMIT,
+            "tool_descriptors": [TOOL.body, UNDO.body],
+            **change,
+        }
+        with pytest.raises(ServiceError) as caught:
+            await service.call(agent(), handler.AuthorizePlan, pb.AuthorizePlanRequest(**fields))
+        assert caught.value.reason == reason
+        assert [(item.reason, item.tenant, item.agent) for item in refused] == [(reason, "acme", "refund-bot")]
+        assert await service.sql("SELECT 1 FROM decision") == []
+
+
+async def test_the_wire_answer_says_what_the_statement_says(fresh_database: FreshDatabase) -> None:
+    async with policy_service(fresh_database) as service:
+
+        async def on_refused(_: Refusal) -> None:
+            raise AssertionError("nothing was refused")
+
+        handler = DecisionService(service.decider, on_refused)
+        asked = pb.AuthorizePlanRequest(
+            canonical_plan=plan().body,
+            plan_digest=plan().digest,
+            purpose=common.DECISION_PURPOSE_COMMIT,
+            tool_descriptors=[TOOL.body, UNDO.body],
+        )
+        answer = await service.call(agent(), handler.AuthorizePlan, asked)
+        told, signed = answer.decision, parse_statement(answer.signed_decision.statement)
+        assert told.outcome == common.DECISION_OUTCOME_ALLOW
+        assert (told.decision_id, told.snapshot_id) == (signed.decision_id, signed.snapshot_id)
+        assert told.expire_time.ToMilliseconds() == signed.expire_time_ms
+        assert [(step.step_id, step.class_level) for step in told.steps] == [("s1", 2)]
+        assert list(told.rules) == ["floor/tenants-decide", "shop/small"]

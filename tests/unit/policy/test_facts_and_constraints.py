@@ -179,3 +179,19 @@ def test_a_freeze_holds_from_its_start_until_its_end() -> None:
         True,
         False,
     ]
+
+
+def test_on_a_draft_amounts_and_sums_that_are_read_at_the_target_wait() -> None:
+    lines = "num: {price_minor: {from: 'observed:/price'}}, text: {currency: {from: 'args:/currency'}}"
+    rules = ALLOW + "  - {id: sum, effect: DENY, when: 'plan.total[\"price_minor.EUR\"] > 10'}\n"
+    policy = compiled(catalogue(lines), rule_set(rules))
+    asked = {"constraints": {"max_amount_minor": {"EUR": 100}}}
+    blank = step(args={"currency": "EUR"}, observed=None)
+    assert evaluate(ask(policy, blank, asked=asked, draft=True)).outcome == "ALLOW"
+    read = step(args={"currency": "EUR"}, observed={"price": 11})
+    assert evaluate(ask(policy, read, asked=asked)).outcome == "DENY"
+    assert evaluate(ask(policy, read, asked={"constraints": {"max_amount_minor": {"EUR": 10}}})).reason_codes == (
+        "CONSTRAINT_VIOLATED",
+    )
+    cheap = step(args={"currency": "EUR"}, observed={"price": 9})
+    assert evaluate(ask(policy, cheap, asked=asked)).outcome == "ALLOW"

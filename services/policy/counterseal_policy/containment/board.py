@@ -33,6 +33,7 @@ class Board:
         self._states: dict[str, State] = {}
         self._changed = asyncio.Event()
         self._read_at: int | None = None
+        self.version = 0
 
     @property
     def states(self) -> dict[str, State]:
@@ -61,11 +62,14 @@ class Board:
                 self._states[state.scope] = state
                 changed = True
         if changed:
+            self.version += 1
             self._changed.set()
             self._changed = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
-        """Return at the next change, or after some seconds."""
+    async def wait(self, version: int, seconds: float) -> None:
+        """Return when the view is newer than `version` (also at once), or after some seconds."""
+        if self.version != version:
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

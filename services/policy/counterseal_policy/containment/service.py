@@ -114,6 +114,7 @@ class ContainmentService(containment_pb2_grpc.ContainmentServiceServicer):
         sent: dict[str, State] = {}
         full = True
         while not self.stopping.is_set():
+            version = self.board.version
             if self.board.fresh:
                 changed = [state for state in self.board.states.values() if sent.get(state.scope) != state]
                 sent.update({state.scope: state for state in changed})
@@ -123,7 +124,7 @@ class ContainmentService(containment_pb2_grpc.ContainmentServiceServicer):
                     states=[to_wire(state) for state in changed], full=full, send_time=now
                 )
                 full = False
-            await self.board.wait(HEARTBEAT_SECONDS)
+            await self.board.wait(version, HEARTBEAT_SECONDS)
 
     async def _plan_tenant(self, connection: AsyncConnection, scope: str) -> str | None:
         caller = current_caller()

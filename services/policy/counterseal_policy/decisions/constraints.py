@@ -13,12 +13,19 @@ from counterseal_policy.rules.files import matches
 Steps = Sequence[tuple[StepInput, CompiledTool, Facts]]
 
 
-def violated(constraints: Mapping[str, Any], steps: Steps, environment_kind: str) -> tuple[str, ...]:
-    """Return the names of the constraints that the plan does not keep, sorted."""
-    return tuple(name for name in sorted(constraints) if not _kept(name, constraints[name], steps, environment_kind))
+def violated(
+    constraints: Mapping[str, Any], steps: Steps, environment_kind: str, *, draft: bool = False
+) -> tuple[str, ...]:
+    """Return the names of the constraints that the plan does not keep, sorted.
+
+    draft: amounts that are read at the target are not known yet; they are judged after the read.
+    """
+    return tuple(
+        name for name in sorted(constraints) if not _kept(name, constraints[name], steps, environment_kind, draft)
+    )
 
 
-def _kept(name: str, value: Any, steps: Steps, environment_kind: str) -> bool:
+def _kept(name: str, value: Any, steps: Steps, environment_kind: str, draft: bool) -> bool:
     if name == "read_only":
         return value is False or (value is True and not any(step.has_effect for step, _, _ in steps))
     if name == "forbid_tools":
@@ -30,7 +37,11 @@ def _kept(name: str, value: Any, steps: Steps, environment_kind: str) -> bool:
     if name == "no_prod_deletes":
         return value is False or (value is True and (environment_kind != "prod" or _no_deletes(steps)))
     if name == "max_amount_minor":
-        return isinstance(value, dict) and all(type(most) is int for most in value.values()) and _within(value, steps)
+        return (
+            isinstance(value, dict)
+            and all(type(most) is int for most in value.values())
+            and _within(value, steps, draft)
+        )
     return False
 
 
@@ -42,7 +53,7 @@ def _no_deletes(steps: Steps) -> bool:
     return all(tool.entry.deletes is False for step, tool, _ in steps if step.has_effect)
 
 
-def _within(most: Mapping[str, Any], steps: Steps) -> bool:
+def _within(most: Mapping[str, Any], steps: Steps, draft: bool) -> bool:
     """Sum what the forward steps move, per unit. An effect whose amount or unit is unknown is over any maximum."""
     sums: dict[str, int] = {}
     for step, tool, facts in steps:
@@ -52,7 +63,10 @@ def _within(most: Mapping[str, Any], steps: Steps) -> bool:
         money = [(fact, unit) for fact, unit in amounts if unit is not None]
         if not money:
             return False
+        observed = {fact.name for fact in tool.entry.facts if fact.observed} if draft else set()
         for fact, unit in money:
+            if observed & {fact.name, unit}:
+                continue
             if fact.name not in facts.num or unit not in facts.text:
                 return False
             sums[facts.text[unit]] = sums.get(facts.text[unit], 0) + abs(facts.num[fact.name])

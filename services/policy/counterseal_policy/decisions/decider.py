@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from counterseal.api.audit.v1 import ledger_pb2
-from counterseal.canonical import digest, parse_canonical, parse_strict
+from counterseal.canonical import digest, parse_canonical
 from counterseal.clock import Clock
 from counterseal.documents import plan as plans
 from counterseal.documents.decision import (
@@ -175,9 +175,10 @@ class Decider:
             raise SnapshotMismatch("the pinned snapshot is not the active one")
         request = intake.request_of(caller, plan.content, taint=plan.taint)
         found: intake.Descriptors = {}
+        rationale = None
         try:
             found = intake.descriptors(question.descriptors)
-            intake.check_beside(plan, question.previews, question.rationale)
+            rationale = intake.check_beside(plan, question.previews, question.rationale)
             evaluation = await self._judge_plan(caller, plan, active, request, found, question)
         except InputInvalid as error:
             evaluation = denied("INPUT_INVALID", error.message)
@@ -195,7 +196,7 @@ class Decider:
                 plan=plan,
                 descriptors=found,
                 request=request,
-                rationale=_rationale(question.rationale),
+                rationale=rationale,
             )
         )
 
@@ -545,11 +546,3 @@ def _tool_names(steps: Sequence[plans.Step]) -> tuple[str, ...]:
     """Return the names of every tool of a plan, of the undo steps too."""
     references = [step.tool for step in steps] + [step.undoable.tool for step in steps if step.undoable is not None]
     return tuple(dict.fromkeys(reference.partition("@")[0] for reference in references))
-
-
-def _rationale(body: bytes) -> str | None:
-    """Return the text of a rationale document, whose digest was checked before."""
-    if not body:
-        return None
-    text = parse_strict(body).get("rationale")
-    return text if isinstance(text, str) else None

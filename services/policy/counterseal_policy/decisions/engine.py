@@ -24,7 +24,7 @@ from counterseal_policy.decisions.outcome import (
     strictest,
 )
 from counterseal_policy.rules.compile import CompiledLimit, CompiledRule, CompiledTool, Policy
-from counterseal_policy.rules.condition import RuleInput, Verdict
+from counterseal_policy.rules.condition import Condition, RuleInput, Verdict
 from counterseal_policy.rules.facts import RuleFacts, Usage
 from counterseal_policy.rules.files import Approvers, matches
 
@@ -60,6 +60,11 @@ class _Prepared:
     tool: CompiledTool
     facts: Facts
     stage: int
+    others: tuple[CompiledTool, ...]
+
+    def waits(self, condition: Condition) -> bool:
+        """Whether a condition looks at what is not read yet, here or in the sums over the plan."""
+        return self.tool.waits(condition) or any(tool.sums_wait(condition) for tool in self.others)
 
 
 def evaluate(question: Question) -> Evaluation:
@@ -81,7 +86,10 @@ def evaluate_stepwise(question: Question) -> Generator[None, None, Evaluation]:
         if isinstance(prepared, Evaluation):
             return prepared
         broken = violated(
-            question.request.constraints, [(item.step, item.tool, item.facts) for item in prepared], rules.kind
+            question.request.constraints,
+            [(item.step, item.tool, item.facts) for item in prepared],
+            rules.kind,
+            draft=question.draft,
         )
         total = totals([(item.tool, item.facts) for item in prepared if not item.step.undo])
         base = [_rule_facts(question, rules, prepared, index, total) for index in range(len(prepared))]
@@ -106,15 +114,18 @@ def _prepare(question: Question, rules: Governance) -> "list[_Prepared] | Evalua
     if not question.policy.tools:
         return denied("NO_ACTIVE_POLICY", "no tool catalogue is active")
     prepared: list[_Prepared] = []
+    tools: list[CompiledTool] = []
     for step in question.steps:
         tool = question.policy.tools.get(step.tool)
         if tool is None or tool.entry.digest != step.tool_digest:
             return denied("UNKNOWN_TOOL", f"{step.tool} with that digest is not in the catalogue")
+        tools.append(tool)
+    for step, tool in zip(question.steps, tools, strict=True):
         request = question.request
         stage = question.stage
         if stage is None:
             stage = rules.stage(request.agent, request.agent_version, step.tool)
-        prepared.append(_Prepared(step, tool, step_facts(tool, step), stage))
+        prepared.append(_Prepared(step, tool, step_facts(tool, step), stage, tuple(tools)))
     return prepared
 
 
@@ -188,7 +199,7 @@ def _class(question: Question, item: _Prepared, facts: RuleFacts) -> tuple[int, 
         return level, source
     rule_input = RuleInput(facts)
     for raised in item.tool.raises:
-        if question.draft and item.tool.waits(raised.condition):
+        if question.draft and item.waits(raised.condition):
             continue
         verdict = raised.condition.evaluate(rule_input).verdict
         if verdict is Verdict.INDETERMINATE:
@@ -263,7 +274,7 @@ class _Answer:
 
 
 def _judge(question: Question, item: _Prepared, rule: CompiledRule, rule_input: RuleInput) -> tuple[str, str]:
-    if question.draft and item.tool.waits(rule.condition):
+    if question.draft and item.waits(rule.condition):
         return WAITING, "reads facts that are not observed yet"
     result = rule.condition.evaluate(rule_input)
     return result.verdict.value, result.cause

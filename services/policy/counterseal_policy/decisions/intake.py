@@ -6,7 +6,7 @@ INPUT_INVALID. Identity comes from the token alone; the plan's own word about it
 
 from collections.abc import Mapping, Sequence
 
-from counterseal.canonical import digest
+from counterseal.canonical import digest, parse_canonical
 from counterseal.documents.plan import Content, Draft, Plan, Step, Undo
 from counterseal.documents.tool import ToolDescriptor, parse_tool
 from counterseal.errors import ContextMismatch, InputInvalid, NotCanonical
@@ -67,13 +67,23 @@ def check_actor(plan: Plan, caller: Caller) -> None:
         raise ContextMismatch("the plan was proposed by another subject or agent than the token's")
 
 
-def check_beside(plan: Plan, previews: Sequence[bytes], rationale: bytes) -> None:
-    """Previews and rationale must be those that the plan names by digest. Raises InputInvalid."""
+def check_beside(plan: Plan, previews: Sequence[bytes], rationale: bytes) -> str | None:
+    """Previews and rationale must be those that the plan names by digest; returns the rationale's text.
+
+    Raises InputInvalid.
+    """
     named = {step.preview_digest for step in plan.steps}
     if any(digest("preview", body) not in named for body in previews):
         raise InputInvalid("a preview is not one that the plan names")
-    if rationale and digest("rationale", rationale) != plan.rationale_digest:
+    if not rationale:
+        return None
+    if digest("rationale", rationale) != plan.rationale_digest:
         raise InputInvalid("the rationale is not the one that the plan names")
+    try:
+        text = parse_canonical(rationale).get("rationale")
+    except NotCanonical as error:
+        raise InputInvalid(f"the rationale is not canonical: {error.message}") from None
+    return text if isinstance(text, str) else None
 
 
 def _with_undo(step: Step, tools: Descriptors, *, draft: bool) -> list[StepInput]:

@@ -1,5 +1,7 @@
 """`DecisionService`: wire forms to values and back."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -7,11 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from counterseal.api.common.v1 import decision_pb2 as common
 from counterseal.api.policy.v1 import decision_pb2 as pb
 from counterseal.api.policy.v1 import decision_pb2_grpc
-from counterseal.errors import InputInvalid
+from counterseal.errors import InputInvalid, ServiceError
 from counterseal.identity import current_caller
+from counterseal.rpc.interceptor import OnRefused, Refusal
 from counterseal_policy.decisions.decider import Answer, Decider, PlanQuestion
 from counterseal_policy.decisions.outcome import StepEvaluation
 
+_SERVICE = "/counterseal.api.policy.v1.DecisionService"
 _PURPOSES = {
     common.DECISION_PURPOSE_PREVIEW: "PREVIEW",
     common.DECISION_PURPOSE_COMMIT: "COMMIT",
@@ -28,18 +32,20 @@ _OUTCOME = {
 class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
     """See the proto. A denial is a successful response; an error means that no decision was made."""
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: Decider, on_refused: OnRefused) -> None:
         self._decider = decider
+        self._on_refused = on_refused
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideResponse:
         """Decide about a draft."""
-        answer = await self._decider.decide_draft(
-            current_caller(),
-            request.plan_draft,
-            request.plan_draft_digest,
-            list(request.tool_descriptors),
-            frozenset(request.supported_obligations),
-        )
+        async with self._recorded(f"{_SERVICE}/Decide"):
+            answer = await self._decider.decide_draft(
+                current_caller(),
+                request.plan_draft,
+                request.plan_draft_digest,
+                list(request.tool_descriptors),
+                frozenset(request.supported_obligations),
+            )
         return pb.DecideResponse(decision=to_wire(answer), signed_decision=_signed(answer))
 
     async def AuthorizePlan(self, request: pb.AuthorizePlanRequest, context: Any) -> pb.AuthorizePlanResponse:
@@ -57,8 +63,21 @@ class DecisionService(decision_pb2_grpc.DecisionServiceServicer):
             supported_obligations=frozenset(request.supported_obligations),
             snapshot_id=request.snapshot_id,
         )
-        answer = await self._decider.authorize(current_caller(), question)
+        async with self._recorded(f"{_SERVICE}/AuthorizePlan"):
+            answer = await self._decider.authorize(current_caller(), question)
         return pb.AuthorizePlanResponse(decision=to_wire(answer), signed_decision=_signed(answer))
+
+    @asynccontextmanager
+    async def _recorded(self, method: str) -> AsyncIterator[None]:
+        """A question that cannot be judged at all leaves a `call.refused` entry: a decision was asked for."""
+        try:
+            yield
+        except ServiceError as error:
+            if error.code in ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED"):
+                caller = current_caller()
+                names = (caller.tenant, caller.request_id, caller.agent)
+                await self._on_refused(Refusal(method, caller.peer, error.reason, *names))
+            raise
 
 
 def to_wire(answer: Answer) -> pb.Decision:

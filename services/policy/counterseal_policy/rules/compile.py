@@ -65,11 +65,18 @@ class CompiledTool:
     def waits(self, condition: Condition) -> bool:
         """Tell whether the condition looks at something that is read at the target: on a draft it is not known yet."""
         prefixes = [f"action.{fact.kind}.{fact.name}" for fact in self.entry.facts if fact.observed]
-        prefixes += [f"plan.total.{fact.name}" for fact in self.entry.facts if fact.observed]
         if self.entry.resource_id is not None and self.entry.resource_id.observed:
             prefixes.append("resource.id")
-        looked_at = condition.expression.reads | condition.expression.guarded
-        return any(path == prefix or path.startswith(f"{prefix}.") for path in looked_at for prefix in prefixes)
+        return _looks_at(condition, prefixes)
+
+    def sums_wait(self, condition: Condition) -> bool:
+        """Tell whether the condition looks at a plan total of this tool that is read at the target."""
+        return _looks_at(condition, [f"plan.total.{fact.name}" for fact in self.entry.facts if fact.observed])
+
+
+def _looks_at(condition: Condition, prefixes: Sequence[str]) -> bool:
+    looked_at = condition.expression.reads | condition.expression.guarded
+    return any(path == prefix or path.startswith(f"{prefix}.") for path in looked_at for prefix in prefixes)
 
 
 @dataclass(frozen=True, slots=True)
