@@ -1,4 +1,4 @@
-"""One running suite for all end-to-end tests; `xdist_group("stack")` keeps them on one worker."""
+"""One running suite for the end-to-end tests that ask for it; `xdist_group("stack")` keeps them on one worker."""
 
 from collections.abc import Iterator
 
@@ -16,9 +16,11 @@ def suite() -> Iterator[Suite]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder is end to end and shares the one stack's worker."""
+    """Mark every test of this folder; what shares the one stack shares its worker."""
     for item in items:
-        if "tests/e2e/" in item.path.as_posix():
-            item.add_marker(pytest.mark.e2e)
+        if "tests/e2e/" not in item.path.as_posix():
+            continue
+        item.add_marker(pytest.mark.e2e)
+        if "suite" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("stack"))
             item.add_marker(pytest.mark.timeout(300))
