@@ -251,7 +251,7 @@ class Desk:
         redeemed = await self.lender.redeem(case.caller, grant.grant_id)
         login = await self.read(redeemed)
         if report:
-            await self.lender.report(EXECUTOR, grant.grant_id, login.lease_id)
+            await self.lender.report(EXECUTOR, grant.tenant, grant.grant_id, login.lease_id)
         return login
 
     async def read(self, redeemed: Redeemed) -> Login:

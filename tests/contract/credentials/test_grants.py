@@ -373,9 +373,9 @@ async def test_a_lease_of_another_role_cannot_be_reported(broker: Desk) -> None:
     case = broker.case()
     grant = await broker.issue(case)
     with pytest.raises(InputInvalid):
-        await broker.lender.report(EXECUTOR, grant.grant_id, "db/prod/evil/creds/shop--rw--60/x")
+        await broker.lender.report(EXECUTOR, grant.tenant, grant.grant_id, "db/prod/evil/creds/shop--rw--60/x")
     with pytest.raises(NotFound):
-        await broker.lender.report(EXECUTOR.replace("executor", "x"), grant.grant_id, "x")
+        await broker.lender.report(EXECUTOR.replace("executor", "x"), grant.tenant, grant.grant_id, "x")
 
 
 async def test_a_trip_stops_issue_and_redeem_and_kills_what_is_lent(broker: Desk, provisioned: Provisioned) -> None:

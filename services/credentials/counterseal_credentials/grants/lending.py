@@ -128,9 +128,12 @@ class Lender:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def report(self, holder: str, grant_id: str, lease_id: str) -> None:
-        """Store the lease behind a grant. Raises NotFound, InputInvalid for a lease of another role."""
-        async with transaction(self._engine, EVERY_TENANT) as connection:
+    async def report(self, holder: str, tenant: str, grant_id: str, lease_id: str) -> None:
+        """Store the lease behind a grant. Raises NotFound, InputInvalid for a lease of another role.
+
+        tenant: the token's, whose grants alone are seen; empty where the call carried none.
+        """
+        async with transaction(self._engine, tenant or EVERY_TENANT) as connection:
             grant = await store.get(connection, grant_id) if is_id(grant_id) else None
             if grant is None or grant.holder != holder:
                 raise NotFound("there is no such grant")

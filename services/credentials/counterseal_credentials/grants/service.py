@@ -58,7 +58,8 @@ class GrantService(grant_pb2_grpc.GrantServiceServicer):
     ) -> grant_pb2.ReportLeaseResponse:
         """Store a lease."""
         del context
-        await self._lender.report(current_caller().peer, request.grant_id, request.lease_id)
+        caller = current_caller()
+        await self._lender.report(caller.peer, caller.tenant, request.grant_id, request.lease_id)
         return grant_pb2.ReportLeaseResponse()
 
     async def RevokeAttempt(  # noqa: N802
