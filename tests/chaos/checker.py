@@ -109,7 +109,10 @@ def outcomes_told(history: History) -> Iterator[str]:
             yield f"{where} has {len(told)} outcomes"
             continue
         verdict = resolved.get(attempt, told[0]) if told[0] == "unknown" else told[0]
-        if verdict == "applied" and attempt not in present:
+        reads = intent.data.get("effect") == "E0"
+        if reads and attempt in present:
+            yield f"{where} only reads; the target has an effect of it"
+        if verdict == "applied" and attempt not in present and not reads:
             yield f"{where} is told as applied; the target has no such effect"
         if verdict in ("not_applied", "not_sent") and attempt in present:
             yield f"{where} is told as {verdict}; the target has the effect"

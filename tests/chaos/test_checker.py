@@ -98,6 +98,7 @@ LIES: list[tuple[str, str, Callable[[History], History]]] = [
     ("applied, but the target has nothing", "outcomes-told", lambda h: entry(h, 9, outcome="applied")),
     ("not applied, but the target has it", "outcomes-told", lambda h: entry(h, 7, outcome="not_applied")),
     ("not sent, but the target has it", "outcomes-told", lambda h: entry(h, 3, verdict="not_sent")),
+    ("a read with an effect", "outcomes-told", lambda h: entry(h, 1, effect="E0")),
     ("a plan that never ended", "truthful-ends", lambda h: plan(h, 0, state="RUNNING")),
     (
         "an acknowledged commit back at PROPOSED",
@@ -149,6 +150,11 @@ def test_every_lie_is_found_by_its_rule(rule: str, lie: Callable[[History], Hist
 
 def test_every_rule_has_a_lie() -> None:
     assert {rule for _, rule, _ in LIES} == RULES.keys()
+
+
+def test_a_read_that_was_applied_leaves_nothing_at_the_target() -> None:
+    history = entry(entry(truth(), 8, effect="E0"), 9, outcome="applied")
+    assert check(history) == []
 
 
 def test_a_doubt_that_says_so_may_be_either() -> None:
