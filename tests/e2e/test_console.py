@@ -153,3 +153,22 @@ async def _look_back(console: Console, plan_digest: str) -> None:
     export = console.home / "export"
     await console.run("audit", "export", str(export))
     assert (await console.json("audit", "verify", str(export), "--vkey", str(export / "vkey")))["verdict"] == "verified"
+    await _take_home(console, export)
+
+
+async def _take_home(console: Console, export: Path) -> None:
+    """A second export extends the first; a proof stands alone; another log cannot take the kept one's place."""
+    kept = (export / "checkpoint").read_bytes()
+    again = await console.json("audit", "export", str(export))
+    assert again["size"] > int(kept.split(b"\n")[1])
+    chain = await console.json("audit", "chain", str(export), "--vkey", str(export / "vkey"))
+    assert chain["verdict"] == "verified"
+    proof = console.home / "one.tlog-proof"
+    await console.run("audit", "proof", "1", "--out", str(proof), "--vkey", str(export / "vkey"))
+    assert proof.read_bytes().startswith(b"c2sp.org/tlog-proof@v1\n")
+    assert json.loads((console.home / "one.entry.json").read_text())["tenant"] == "acme"
+    assert "NOT_FOUND" in await console.run("audit", "proof", "999999", code=3)
+    held = (export / "checkpoint").read_bytes()
+    (export / "vkey").write_text("counterseal.dev/other+4b84ecd9+AW56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx\n")
+    await console.run("audit", "export", str(export), code=4)
+    assert (export / "checkpoint").read_bytes() == held

@@ -1,6 +1,7 @@
 """`audit export` and `audit proof`: what an auditor takes home, checked before it is kept."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from counterseal.ids import is_id
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
+from counterseal.ledger.tiles import CHECKPOINT, VKEY
 from counterseal.ledger.verify import verify_log
 
 if TYPE_CHECKING:
@@ -19,34 +21,54 @@ if TYPE_CHECKING:
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write the tenant's whole log into a directory and verify it with the key that it names."""
+    """Write the tenant's whole log into a directory; an earlier export there must be extended by it.
+
+    The new copy is written beside the old and takes its place only after it was verified, so that a service which shows
+    another history cannot overwrite the evidence against it.
+    """
     from counterseal.cli.session import as_person
     from counterseal.client.export import write_export
 
-    directory = Path(args.directory)
-    kept = (directory / "checkpoint").read_bytes() if (directory / "checkpoint").is_file() else None
-    try:
-        pinned = read_vkey(str(directory / "vkey")) if (directory / "vkey").is_file() else None
-    except VerificationError as error:
-        complain(f"{directory / 'vkey'}: {error.message}")
-        return exits.TAMPERED
+    directory = Path(args.directory).resolve()
+    fresh = directory.with_name(f"{directory.name}.new")
+    kept = _read(directory / CHECKPOINT)
+    shutil.rmtree(fresh, ignore_errors=True)
 
     async def work(person: "Person") -> int:
         # Everything that is in the log now: a checkpoint covers it within its interval.
-        await write_export(person.export((await person.checkpoint()).log_size), directory)
+        await write_export(person.export((await person.checkpoint()).log_size), fresh)
         return exits.OK
 
     code = as_person(args, work)
     if code != exits.OK:
         return code
-    # An export into the place of an earlier one must extend it, under the same key.
-    report = verify_log(Directory(directory), pinned or read_vkey(str(directory / "vkey")), kept)
+    try:
+        key = read_vkey(str((directory if kept is not None else fresh) / VKEY))
+    except VerificationError as error:
+        complain(f"{directory / VKEY}: {error.message}")
+        return exits.TAMPERED
+    report = verify_log(Directory(fresh), key, kept)
+    if report.verdict is None:
+        _take_place(fresh, directory)
     if args.json:
-        emit({"directory": str(directory), **as_json(report)})
+        emit({"directory": str(directory if report.verdict is None else fresh), **as_json(report)})
     else:
         show(report)
-        say(f"written to   {directory}")
+        say(f"written to   {directory if report.verdict is None else f'{fresh}; {directory} is as it was'}")
     return exit_code(report)
+
+
+def _take_place(fresh: Path, directory: Path) -> None:
+    """Move every file of the new export over the old one, the checkpoint last."""
+    files = [path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file()]
+    for file in sorted(files, key=lambda file: file.name == CHECKPOINT):
+        (directory / file).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / file).replace(directory / file)
+    shutil.rmtree(fresh)
+
+
+def _read(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
 
 
 def prove(args: argparse.Namespace) -> int:
