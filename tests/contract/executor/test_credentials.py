@@ -138,7 +138,9 @@ async def test_the_grant_is_stored_before_it_is_redeemed_and_a_failed_redeem_sen
     surroundings.broker.error = None
     await executor.until(answer.plan_id, "SUCCEEDED", seconds=30)
     assert await _cents(bank) == 105
-    assert "not_sent" in _outcomes(surroundings)
+    async with asyncio.timeout(10):
+        while "not_sent" not in _outcomes(surroundings):
+            await asyncio.sleep(0.05)
     assert stored[0] == 1
 
 

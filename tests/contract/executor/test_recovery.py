@@ -35,7 +35,7 @@ async def test_a_lost_answer_is_doubt_and_the_probe_ends_it_without_a_second_eff
     events = [event.type for event in await executor.watch(answer.plan_id)]
     assert events.count("step.intent") == 1
     assert events.count("step.resolved") == 1
-    assert "unknown" in outcomes(surroundings)
+    await _until_outcome(surroundings, "unknown")
 
 
 @requirement("plan:truthful-end")
@@ -122,7 +122,7 @@ async def test_a_ledger_that_fails_between_intent_and_effect_means_not_sent(
     assert [effect.key for effect in surroundings.sim.effects()] == ["ch_1"]
     surroundings.ledger.down = False
     await executor.until(answer.plan_id, "SUCCEEDED", seconds=30)
-    assert "not_sent" in outcomes(surroundings)
+    await _until_outcome(surroundings, "not_sent")
     async with asyncio.timeout(5):
         while len(outcomes(surroundings)) < surroundings.ledger.types.count("step.intent"):
             await asyncio.sleep(0.05)
@@ -131,6 +131,25 @@ async def test_a_ledger_that_fails_between_intent_and_effect_means_not_sent(
 
 
 @requirement("effect:intent-first")
+async def test_a_plan_that_waits_for_a_service_tries_again_after_growing_pauses(
+    executor: Executor, surroundings: World
+) -> None:
+    surroundings.sim.script("shop.refund", Fault("delay", seconds=0.8))
+    answer = await executor.propose(refund("s1"), refund("s2", "b", needs=["s1"]))
+    await executor.commit(answer)
+    await _until_step(executor, answer.plan_id, "INTENT")
+    async with asyncio.timeout(10):
+        while "step.intent" not in surroundings.ledger.types:
+            await asyncio.sleep(0.01)
+    surroundings.ledger.down = True
+    await executor.until(answer.plan_id, "HALTED")
+    await asyncio.sleep(4)
+    plan = (await executor.get(answer.plan_id)).plan
+    assert plan.steps[1].attempt_count <= 4
+    surroundings.ledger.down = False
+    await executor.until(answer.plan_id, "SUCCEEDED", seconds=30)
+
+
 async def test_every_intent_is_in_the_ledger_before_its_effect(executor: Executor, surroundings: World) -> None:
     for number in range(5):
         surroundings.sim.script("shop.refund", Fault("delay", seconds=0.3))
@@ -183,6 +202,13 @@ async def test_a_broker_that_is_away_pauses_the_plan_and_nothing_is_sent(
     assert surroundings.sim.effects() == []
     surroundings.broker.error = None
     await executor.until(answer.plan_id, "SUCCEEDED", seconds=30)
+
+
+async def _until_outcome(surroundings: World, outcome: str) -> None:
+    """The ledger follows: what is no intent is relayed behind the worker's back."""
+    async with asyncio.timeout(10):
+        while outcome not in outcomes(surroundings):
+            await asyncio.sleep(0.05)
 
 
 def _short(step: dict[str, object], seconds: int = 1) -> dict[str, object]:

@@ -58,6 +58,7 @@ def row(state: str, **changes: Any) -> PlanRow:
         end_ms=None,
         lease_epoch=1,
         tries=0,
+        next_try_ms=None,
     )
     return replace(made, **changes)
 
@@ -121,6 +122,11 @@ P, V = "PENDING", "VERIFIED"
         (act("HALTED", V, P, P, halt_reason="CONTAINED", cancel_requested=True), WAIT),
         (act("HALTED", V, P, P, halt_reason="POLICY_CHANGED"), WAIT),
         (act("HALTED", V, P, P, halt_reason="LEDGER_UNAVAILABLE"), Action("move_plan", event="resume")),
+        (act("HALTED", V, P, P, halt_reason="LEDGER_UNAVAILABLE", next_try_ms=9), WAIT),
+        (
+            act("HALTED", V, P, P, halt_reason="LEDGER_UNAVAILABLE", next_try_ms=9, now=9),
+            Action("move_plan", event="resume"),
+        ),
         (act("HALTED", V, P, P, halt_reason="IN_DOUBT"), Action("move_plan", event="resume")),
         (act("HALTED", V, "IN_DOUBT", P, halt_reason="IN_DOUBT", stuck=("b",)), WAIT),
         (

@@ -9,7 +9,7 @@ from counterseal_executor.events import Header
 PLAN_COLUMNS = """plan_id::text, tenant, plan_digest, body, rationale, idempotency_key, request_digest, subject, agent,
  agent_version, request_id, txn, scopes, not_before_time, expire_time, deadline_seconds, create_time, state,
  reason_code, halt_reason, decision, disclosed, seq, open_steps, committed_ack, cancel_requested, commit_time,
- deadline_time, end_time, lease_epoch, tries"""
+ deadline_time, end_time, lease_epoch, tries, next_try_time"""
 STEP_COLUMNS = """step_id, position, tool, tool_digest, target, effect, state, logical_attempt, undo_logical_attempt,
  attempt_count, current_attempt::text, forward_attempt::text, reason_code, error_code, output, intent_event_id::text,
  outcome_event_id::text"""
@@ -52,6 +52,7 @@ class PlanRow:
     end_ms: int | None
     lease_epoch: int
     tries: int
+    next_try_ms: int | None
 
     def header(self, environment: str) -> Header:
         """Return what all ledger entries of this plan have in common."""
@@ -148,6 +149,7 @@ def plan_row(row: Any) -> PlanRow:
         end_ms=db.ms_of(values["end_time"]),
         lease_epoch=values["lease_epoch"],
         tries=values["tries"],
+        next_try_ms=db.ms_of(values["next_try_time"]),
     )
 
 

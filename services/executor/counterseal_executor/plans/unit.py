@@ -74,9 +74,7 @@ class Unit:
         """
         before, after = self.plan.state, states.after_plan(self.plan.state, event)
         halted = after == "HALTED"
-        self.plan = replace(
-            self.plan, state=after, reason_code=reason_code, halt_reason=reason_code if halted else "", tries=0
-        )
+        self.plan = replace(self.plan, state=after, reason_code=reason_code, halt_reason=reason_code if halted else "")
         if after in states.PLAN_TERMINAL:
             self.plan = replace(self.plan, end_ms=self._now)
             self.record(Event("plan.ended", self._ending(reason_code)))
@@ -195,7 +193,7 @@ async def _write_plan(conn: AsyncConnection, plan: PlanRow) -> None:
         "UPDATE plan SET state = :state, reason_code = :reason_code, halt_reason = :halt_reason, decision = :decision,"
         " disclosed = :disclosed, seq = :seq, open_steps = :open_steps, committed_ack = :committed_ack,"
         " cancel_requested = :cancel_requested, commit_time = :commit_time, deadline_time = :deadline_time,"
-        " end_time = :end_time, tries = :tries WHERE plan_id = :plan_id",
+        " end_time = :end_time, tries = :tries, next_try_time = :next_try_time WHERE plan_id = :plan_id",
         plan_id=plan.plan_id,
         state=plan.state,
         reason_code=plan.reason_code,
@@ -210,6 +208,7 @@ async def _write_plan(conn: AsyncConnection, plan: PlanRow) -> None:
         deadline_time=_time(plan.deadline_ms),
         end_time=_time(plan.end_ms),
         tries=plan.tries,
+        next_try_time=_time(plan.next_try_ms),
     )
 
 

@@ -124,14 +124,7 @@ class Driver:
                 event = "comp_failed" if unit.plan.state == "COMPENSATING" and reason == "POLICY_CHANGED" else ""
             if event:
                 unit.move_plan(event, reason_code=reason)
-            unit.set_plan(tries=tries)
-            await db.run(
-                unit.conn,
-                "UPDATE plan SET next_try_time = clock_timestamp() + make_interval(secs => CAST(:pause AS float8))"
-                " WHERE plan_id = :plan_id",
-                pause=_pause(tries),
-                plan_id=unit.plan.plan_id,
-            )
+            unit.set_plan(tries=tries, next_try_ms=unit.now_ms + int(_pause(tries - 1) * 1000))
         self._job.means.maker.outbox.wake()
         self._job.means.signals.changed(self._job.lease.plan_id)
         if not event:

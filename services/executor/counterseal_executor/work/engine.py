@@ -47,7 +47,7 @@ def next_action(
             else _run(plan, row, steps, now_ms)
         )
     if row.state == "HALTED":
-        return WAIT if open_steps else _resume(row, steps)
+        return WAIT if open_steps else _resume(row, steps, now_ms)
     if row.state == "COMPENSATING":
         return Action("move_plan", event="comp_in_doubt", reason_code="IN_DOUBT") if open_steps else _undo(plan, steps)
     return WAIT
@@ -78,10 +78,11 @@ def _run(plan: Plan, row: PlanRow, steps: Mapping[str, StepRow], now_ms: int) ->
     return WAIT
 
 
-def _resume(row: PlanRow, steps: Mapping[str, StepRow]) -> Action:
+def _resume(row: PlanRow, steps: Mapping[str, StepRow], now_ms: int) -> Action:
     if row.cancel_requested and row.halt_reason != "CONTAINED":
         return Action("move_plan", event="compensate" if effects_stand(steps) else "no_effects")
-    if row.halt_reason in SELF_RESUMING or row.halt_reason == "IN_DOUBT":
+    due = row.next_try_ms is None or row.next_try_ms <= now_ms
+    if (row.halt_reason in SELF_RESUMING and due) or row.halt_reason == "IN_DOUBT":
         return Action("move_plan", event="resume")
     return WAIT
 
