@@ -8,6 +8,7 @@ FILE `--out` is always written. Exit codes: 0 every task equal in both and the l
 
 import argparse
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -30,7 +31,8 @@ from counterseal.documents.tool import ToolDescriptor
 from counterseal.embedded.layout import Running
 from counterseal.errors import ServiceError
 
-DEFAULT_DATA = Path("../shared/data/tau-retail")
+SHARED = "COUNTERSEAL_SHARED"
+"""Names the folder that holds `data/tau-retail`; without it, the folder `shared` beside the repository is looked at."""
 MARKER = ".counterseal-tau"
 
 
@@ -189,9 +191,14 @@ async def _until_signal(run: Run) -> None:
         raise KeyboardInterrupt from None
 
 
+def _default_data() -> Path:
+    repository = Path(__file__).resolve().parents[2]
+    return Path(os.environ.get(SHARED, repository.parent / "shared")) / "data" / "tau-retail"
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make tau", description="Run the retail workload through the services.")
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of users, orders, products, tools")
+    parser.add_argument("--data", type=Path, default=_default_data(), help="folder of users, orders, products, tools")
     parser.add_argument("--tasks", default="", help="task files, comma separated; default: all of the data folder")
     parser.add_argument("--out", type=Path, default=Path("build/tau.json"), help="the report")
     parser.add_argument("--stack", type=Path, default=Path("build/tau"), help="folder of the stack, made afresh")

@@ -81,6 +81,7 @@ def tasks() -> list[Row]:
                 call("get_product_details", "no such product", product_id="hat"),
                 call("find_user_id_by_email", "nobody", email="eve@example.com"),
                 call("calculate", "no arithmetic", expression="2 +"),
+                call("restore", "rows made up", write=True, order=None, customer='{"user_id": "bob"}'),
                 call("make_coffee", "no such tool", sugar=2),
                 call("think", "no such argument", thought="x", loudly=True),
             ],
@@ -147,7 +148,7 @@ def test_a_small_workload_ends_in_the_reference_state_with_every_write_in_the_ex
     reasons = {r for t in report["tasks"] for c in t["calls"] if c["refused"] for r in c["reason_codes"]}
     assert reasons >= {"NOT_OWNER", "ORDER_NOT_FOUND", "ORDER_NOT_PENDING", "INSUFFICIENT_BALANCE", "ITEM_UNAVAILABLE"}
     assert reasons >= {"PRODUCT_MISMATCH", "REFUND_METHOD_NOT_ALLOWED", "ITEM_NOT_IN_ORDER", "USER_NOT_FOUND"}
-    assert reasons >= {"PRODUCT_NOT_FOUND", "EXPRESSION_INVALID", "UNKNOWN_TOOL", "PLAN_INVALID"}
+    assert reasons >= {"PRODUCT_NOT_FOUND", "EXPRESSION_INVALID", "UNKNOWN_TOOL", "PLAN_INVALID", "INPUT_INVALID"}
     for entry in (c for t in report["tasks"] for c in t["calls"]):
         assert entry["refused"] == (entry["decision"] == "DENY")
         assert entry["refused"] or entry["intent_index"] is not None
