@@ -5,6 +5,8 @@ values into exception texts, and no filter knows all of their forms. `exception_
 machine.
 """
 
+import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -20,6 +22,10 @@ from opentelemetry import metrics
 RPC_COUNT = "counterseal.rpc.server.count"
 RPC_DURATION_MS = "counterseal.rpc.server.duration"
 """Labels of both: `method` (full name, from the method table), `code` (gRPC status), `reason` (or empty)."""
+
+ACCESS_LOG = "counterseal.access"
+ACCESS_DELAY_SECONDS = 0.05
+ACCESS_GROUP = 512
 
 CLEAN = "clean"
 """`extra={CLEAN: fields}`: fields that were checked or made by us and hold no text of others; they are not searched for
@@ -116,9 +122,55 @@ class JsonFormatter(logging.Formatter):
         return chain
 
 
+class LinesHandler(logging.Handler):
+    """Writes lines to a stream: those of the access log in groups, everything else at once and in its order.
+
+    A write per call costs an empty call an eighth of its time. A group waits at most `ACCESS_DELAY_SECONDS`, and is
+    written before any other line and at the end of the process; SIGKILL loses it. Nothing rests on the access log:
+    decisions and effects are in the ledger.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._waiting: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one record; errors of the stream are reported as logging does."""
+        self._waiting.append(record)
+        if record.name != ACCESS_LOG or not self._later():
+            self._write()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self.lock or contextlib.nullcontext():
+            self._write()
+
+    def _later(self) -> bool:
+        """Tell whether the group that waits will be written without us: only inside a running loop."""
+        if len(self._waiting) > 1:
+            return len(self._waiting) < ACCESS_GROUP
+        try:
+            asyncio.get_running_loop().call_later(ACCESS_DELAY_SECONDS, self.flush)
+        except RuntimeError:
+            return False
+        return True
+
+    def _write(self) -> None:
+        # Formatted here and not call by call: in a row it is three times as fast.
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        try:
+            self._stream.write("".join(f"{self.format(record)}\n" for record in waiting))
+            self._stream.flush()
+        except Exception:  # noqa: BLE001 (a log that cannot be written must not end the call)
+            self.handleError(waiting[-1])
+
+
 def configure(config: TelemetryConfig, fixed: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Send all logging of this process to one stream as JSON lines; `fixed` fields are in every line."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = LinesHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(fixed, exception_text=config.exception_text))
     root = logging.getLogger()
     root.handlers[:] = [handler]

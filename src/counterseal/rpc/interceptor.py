@@ -35,7 +35,7 @@ from counterseal.identity import TOKEN_METADATA_KEY, TRACE_METADATA_KEY, Caller,
 from counterseal.rpc.method_table import METHODS, OPERATOR, SERVICES, MethodRule
 from counterseal.rpc.status import from_rpc_error, to_status
 from counterseal.rpc.txn_token import TokenClaims
-from counterseal.telemetry import CLEAN, RpcMetrics
+from counterseal.telemetry import ACCESS_LOG, CLEAN, RpcMetrics
 
 EXEMPT = frozenset(
     {
@@ -50,6 +50,7 @@ EXEMPT = frozenset(
 MIN_SECONDS_LEFT = 0.1
 MAX_UNARY_SECONDS = 60.0
 MAX_PENDING_REPORTS = 256
+MAX_KEPT_CALLERS = 4096
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAY_OMIT_TOKEN = frozenset({*SERVICES, OPERATOR})
@@ -57,7 +58,7 @@ _MAY_OMIT_TOKEN = frozenset({*SERVICES, OPERATOR})
 _workload = functools.lru_cache(1024)(SpiffeId.parse)
 """Connections are few and calls are many; the text is the whole key, and a refusal is not kept."""
 
-access_log = logging.getLogger("counterseal.access")
+access_log = logging.getLogger(ACCESS_LOG)
 log = logging.getLogger("counterseal.rpc")
 
 
@@ -118,6 +119,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
     metrics: RpcMetrics = field(default_factory=RpcMetrics)
     max_unary_seconds: float = MAX_UNARY_SECONDS
     _wrapped: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    _callers: dict[tuple[str, str], tuple[TokenClaims, Caller]] = field(default_factory=dict)
     _reports: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
@@ -181,7 +183,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         rule = self._rule(call)
         metadata = call.context.invocation_metadata() or ()
         call.claims = await self._token(call.peer, rule, metadata)
-        call.caller = _caller(call, metadata, self.environment)
+        call.caller = self._caller(call, metadata)
         if self.hooks.check_caller is not None and call.caller.agent is not None:
             await self.hooks.check_caller(call.caller)
         if body is not None:
@@ -225,6 +227,27 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         if peer.kind not in SERVICES and claims.requester != peer.uri:
             raise TokenInvalid("the token was issued to another workload")
         return claims
+
+    def _caller(self, call: _Call, metadata: Any) -> Caller:
+        """Return who calls. One token from one peer makes one value, which is kept: callers are frozen."""
+        assert call.peer is not None  # noqa: S101 (step 1 ran)
+        raw = trace = ""
+        for key, value in metadata:
+            if key == TOKEN_METADATA_KEY and call.claims is not None:
+                raw = value
+            elif key == TRACE_METADATA_KEY and isinstance(value, str):
+                trace = value
+        found = _TRACEPARENT.fullmatch(trace) if trace else None
+        if call.claims is None or found:
+            return _new_caller(call, raw, self.environment, found)
+        claims, caller = self._callers.get((raw, call.peer.uri), (None, None))
+        # The claims are those that were verified just now: another object means another verification.
+        if caller is None or claims is not call.claims:
+            caller = _new_caller(call, raw, self.environment, None)
+            if len(self._callers) >= MAX_KEPT_CALLERS:
+                self._callers.clear()
+            self._callers[raw, call.peer.uri] = (call.claims, caller)
+        return caller
 
     def _body(self, call: _Call, body: Any) -> None:
         """Step 4: tenant and environment named in the request are the token's and ours."""
@@ -340,16 +363,9 @@ def _shape(handler: Any) -> tuple[Any, Any]:
     return grpc.unary_unary_rpc_method_handler, handler.unary_unary
 
 
-def _caller(call: _Call, metadata: Any, environment: str) -> Caller:
+def _new_caller(call: _Call, raw: str, environment: str, trace: "re.Match[str] | None") -> Caller:
     assert call.peer is not None  # noqa: S101 (step 1 ran)
-    raw = trace = ""
-    for key, value in metadata:
-        if key == TOKEN_METADATA_KEY and call.claims is not None:
-            raw = value
-        elif key == TRACE_METADATA_KEY and isinstance(value, str):
-            trace = value
-    found = _TRACEPARENT.fullmatch(trace) if trace else None
-    traceparent, trace_id = (trace, found["trace"]) if found else ("", "")
+    traceparent, trace_id = (trace[0], trace["trace"]) if trace else ("", "")
     if call.claims is not None:
         return call.claims.caller(call.peer, raw, traceparent=traceparent, trace_id=trace_id)
     return Caller(
