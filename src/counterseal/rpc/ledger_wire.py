@@ -32,6 +32,9 @@ _TEXTS = (
     "plan_digest",
     "step",
 )
+MAX_WIRE_BYTES = 3 << 20
+"""What one entry may weigh on the wire, disclosures included: gRPC refuses messages above 4 MiB and names no reason."""
+
 _ANYONE = "p_" + "a" * 26
 
 
@@ -108,6 +111,8 @@ def event(kind: str, data: Mapping[str, Any]) -> event_pb2.Event:
 
 def check(entry: ledger_pb2.NewEntry) -> None:
     """Raise InputInvalid unless the ledger will take the entry (apart from who sends it)."""
+    if entry.ByteSize() > MAX_WIRE_BYTES:
+        raise InputInvalid(f"an entry with disclosures of {entry.ByteSize()} bytes; at most {MAX_WIRE_BYTES} are sent")
     try:
         content = entries.pseudonymise(content_of(entry), lambda _person: _ANYONE)
         known = entries.check_content(content)

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.clock import monotonic_ms
 from counterseal.errors import InternalError, LedgerUnavailable, ServiceError
 from counterseal.rpc import ledger_wire
 from counterseal.rpc.ledger_client import Appended, LedgerClient, Refused
@@ -29,6 +30,7 @@ MAX_BATCH = 256
 GRACE_MS = 300
 IDLE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 10.0
+REFUSED_PAUSE_MS = 10_000
 
 _FINAL = frozenset({"INPUT_INVALID", "IDEMPOTENCY_KEY_REUSED", "NOT_CANONICAL"})
 
@@ -84,6 +86,7 @@ class Outbox:
         self._on_ack = on_ack
         self._wake = asyncio.Event()
         self._settling: set[asyncio.Task[None]] = set()
+        self._later: dict[str, int] = {}
         self._open = f"ack_time IS NULL AND refusal IS NULL AND {_unblocked(table)}"
 
     async def put(self, connection: AsyncConnection, *requests: ledger_pb2.NewEntry) -> None:
@@ -113,6 +116,7 @@ class Outbox:
         Call it after the transaction that stored the entry has committed. Raises LedgerUnavailable when the ledger did
         not answer (the relay goes on trying), or the reason for which the entry was refused.
         """
+        found_nothing = False
         while True:
             async with self._engine.connect() as connection:
                 row = await self._find(connection, event_id)
@@ -122,6 +126,9 @@ class Outbox:
                 arguments: dict[str, object]
                 arguments = {"stream": row.stream, "seq": row.seq} if row.stream else {"event_id": event_id}
                 requests = await self._read(connection, where, arguments)
+            if not requests and not found_nothing:
+                found_nothing = True  # somebody else has just delivered it, or it is blocked: look once more
+                continue
             # No transaction is open while the ledger is asked.
             outcomes = await self._append(requests)
             outcome = outcomes.get(event_id)
@@ -181,10 +188,23 @@ class Outbox:
             )
             if not locked:
                 return 0
-            requests = await self._read(connection, f"create_time < clock_timestamp() - interval '{GRACE_MS} ms'", {})
-            if requests:
-                await self._append(requests)
+            now = monotonic_ms()
+            self._later = {key: until for key, until in self._later.items() if until > now}
+            requests = await self._read(
+                connection,
+                f"create_time < clock_timestamp() - interval '{GRACE_MS} ms'"
+                " AND stream <> ALL(CAST(:later AS text[])) AND CAST(event_id AS text) <> ALL(CAST(:later AS text[]))",
+                {"later": list(self._later)},
+            )
+            for outcome in (await self._append(requests)).values():
+                if isinstance(outcome, Refused):  # a closed log, say: asked again later, and behind everybody else
+                    self._later[self._line_of(outcome.event_id, requests)] = now + REFUSED_PAUSE_MS
             return len(requests)
+
+    @staticmethod
+    def _line_of(event_id: str, requests: Sequence[ledger_pb2.NewEntry]) -> str:
+        """Return what waits behind an entry: its stream, or only itself."""
+        return next(request.stream or event_id for request in requests if request.event_id == event_id)
 
     async def _find(self, connection: AsyncConnection, event_id: str) -> sa.Row[Any]:
         query = f"SELECT stream, seq, log_index, leaf_hash FROM {self._table} WHERE event_id = CAST(:event_id AS uuid)"

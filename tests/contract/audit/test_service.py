@@ -117,6 +117,16 @@ async def test_a_refused_entry_has_its_own_reason_and_the_others_are_appended(fr
     assert [error.reason for error in errors] == ["INPUT_INVALID", "IDEMPOTENCY_KEY_REUSED", "ENVIRONMENT_MISMATCH"]
 
 
+async def test_a_forked_log_of_one_tenant_holds_up_no_other(fresh_database: FreshDatabase) -> None:
+    async with audit_server(fresh_database("audit")) as server, server.producer() as client:
+        await client.append([changed(), changed(tenant="globex")])
+        (await server.parts.writer("acme")).mark_forked("the test says so")
+        first, second = await client.append([changed(seq=2), changed(seq=2, tenant="globex")])
+    assert isinstance(first, Refused)
+    assert first.error.reason == "LOG_FORKED"
+    assert isinstance(second, Appended)
+
+
 async def test_modes_that_are_not_offered_yet_are_refused_not_ignored(fresh_database: FreshDatabase) -> None:
     async with audit_server(fresh_database("audit")) as server, server.channel("svc/executor") as channel:
         stub = ledger_pb2_grpc.LedgerServiceStub(channel)

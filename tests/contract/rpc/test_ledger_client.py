@@ -131,6 +131,11 @@ def test_dropping_a_sealed_field_or_swapping_a_person_is_a_fork() -> None:
         outcome_of(vote, receipt_for(vote, same))
 
 
+def test_an_entry_that_no_message_can_carry_is_refused_before_it_is_stored() -> None:
+    with pytest.raises(InputInvalid, match="at most"):
+        received(sealed=dict.fromkeys(("user_request", "prompt", "intent"), "x" * 1000000))
+
+
 def test_new_entry_names_the_field_that_is_wrong() -> None:
     with pytest.raises(InputInvalid, match="colour"):
         new_entry("plan.changed", {"colour": "red"}, event_id="x", event_time_ms=1, tenant="a", environment="b")

@@ -12,7 +12,7 @@ from counterseal.errors import InputInvalid, LedgerUnavailable
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.rpc.ledger_client import LedgerClient
-from counterseal.rpc.outbox import Outbox, outbox_ddl
+from counterseal.rpc.outbox import MAX_BATCH, Outbox, outbox_ddl
 from support.entries import changed, received
 from support.ledger import TinyLedger, serve
 from support.postgres import FreshDatabase
@@ -195,6 +195,27 @@ async def test_a_refused_entry_stops_its_stream_and_no_other(fresh_database: Fre
         assert seqs(ledger, "plan:other") == [1]
         with pytest.raises(LedgerUnavailable):
             await box.deliver(second.event_id)
+
+
+async def test_entries_that_are_refused_for_now_do_not_starve_the_others(fresh_database: FreshDatabase) -> None:
+    """A forked log of one tenant has more entries waiting than a batch holds, and they sort first."""
+    ledger = TinyLedger()
+    async with outbox(fresh_database, ledger) as (box, engine):
+        stuck = [changed(stream=f"plan:a{n}") for n in range(MAX_BATCH + 5)]
+        ledger.refuse = {request.event_id: "LOG_FORKED" for request in stuck}
+        good = changed(stream="plan:z")
+        async with engine.begin() as connection:
+            await box.put(connection, *stuck, good)
+        await age(engine)
+        for _ in range(3):
+            await box.relay_once()
+        assert seqs(ledger, "plan:z") == [1]
+        assert await box.relay_once() == 0, "what was refused waits"
+        ledger.refuse = {}
+        box._later.clear()
+        await box.relay_once()
+        await box.relay_once()
+        assert len(ledger.log) == MAX_BATCH + 6
 
 
 async def test_what_the_ledger_would_refuse_is_refused_before_it_is_stored(fresh_database: FreshDatabase) -> None:

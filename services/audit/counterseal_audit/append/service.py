@@ -110,7 +110,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     async def _results(
         self, requests: Sequence[ledger_pb2.NewEntry], answers: Sequence[Any]
     ) -> list[ledger_pb2.AppendResult]:
-        """Return one result per entry. Raises what stopped the whole log: a failing database, a fork."""
+        """Return one result per entry; a log that is closed or forked holds up no other. Raises what stopped all."""
         futures = [answer for answer in answers if not isinstance(answer, ServiceError)]
         await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
         results = []
@@ -120,7 +120,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
                     raise answer
                 results.append(await self._result(request, answer.result()))
             except ServiceError as error:
-                if error.code in ("UNAVAILABLE", "INTERNAL") or error.reason == "LOG_FORKED":
+                if error.code in ("UNAVAILABLE", "INTERNAL"):
                     raise
                 results.append(convert.refused(request.event_id, error))
         return results

@@ -67,8 +67,8 @@ class LedgerServiceServicer(object):
 
     def AppendBatch(self, request, context):
         """Appends entries in order, answered one by one; a refused entry does not hold up the others.
-        Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN.
-        Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, LOG_FORKED.
+        Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN,
+        LOG_FORKED. Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

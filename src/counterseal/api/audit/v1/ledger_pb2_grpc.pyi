@@ -39,8 +39,8 @@ class LedgerServiceStub:
     """Appends one entry. Reasons: as in AppendBatch, sent as the call's error."""
     AppendBatch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AppendBatchRequest, _ledger_pb2.AppendBatchResponse]
     """Appends entries in order, answered one by one; a refused entry does not hold up the others.
-    Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN.
-    Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, LOG_FORKED.
+    Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN,
+    LOG_FORKED. Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE.
     """
     AppendStream: _grpc.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]
     """The same over one long-lived stream: each message is a batch, answers come in order of the messages."""
@@ -56,8 +56,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Appends one entry. Reasons: as in AppendBatch, sent as the call's error."""
     AppendBatch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AppendBatchRequest, _ledger_pb2.AppendBatchResponse]  # type: ignore[assignment]
     """Appends entries in order, answered one by one; a refused entry does not hold up the others.
-    Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN.
-    Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, LOG_FORKED.
+    Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN,
+    LOG_FORKED. Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE.
     """
     AppendStream: _aio.StreamStreamMultiCallable[_ledger_pb2.AppendStreamRequest, _ledger_pb2.AppendStreamResponse]  # type: ignore[assignment]
     """The same over one long-lived stream: each message is a batch, answers come in order of the messages."""
@@ -82,8 +82,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.AppendBatchResponse, _abc.Awaitable[_ledger_pb2.AppendBatchResponse]]:
         """Appends entries in order, answered one by one; a refused entry does not hold up the others.
-        Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN.
-        Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, LOG_FORKED.
+        Reasons of a refusal: INPUT_INVALID, PEER_NOT_ALLOWED, ENVIRONMENT_MISMATCH, IDEMPOTENCY_KEY_REUSED, LOG_FROZEN,
+        LOG_FORKED. Errors of the call: QUEUE_FULL, LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
