@@ -535,3 +535,32 @@ async def test_a_broker_that_may_not_sweep_any_more_never_reports_revoked(
         operator.close()
     assert (await broker.barrier.progress(state, 15)).revoked_epoch == state.epoch
     assert await broker.state(grant) == "REVOKED"
+
+
+async def test_no_secret_of_a_grant_is_in_the_database_the_ledger_or_a_log(
+    broker: Desk, provisioned: Provisioned, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    case = broker.case()
+    grant = await broker.issue(case)
+    redeemed = await broker.lender.redeem(case.caller, grant.grant_id)
+    token = await broker.vault.unwrap_token(redeemed.wrapped.wrapping_token)
+    login = await broker.vault.read_login(redeemed.credential_path, token)
+    await broker.lender.report(EXECUTOR, "acme", grant.grant_id, login.lease_id)
+    with pytest.raises(WrongState):
+        await broker.lender.redeem(case.caller, grant.grant_id)
+    await broker.lender.revoke("acme", case.asked.attempt_id, "DONE", None, 15)
+    await broker.recorded()
+    secrets = {redeemed.wrapped.wrapping_token, token, login.password}
+    seen = {"log": caplog.text, "repr": repr((redeemed, login)), "ledger": repr(broker.ledger.log)}
+    connection = await asyncpg.connect(broker.database.admin_dsn)
+    for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
+        rows = await connection.fetch(f'SELECT t::text AS row FROM "{row["tablename"]}" t')
+        seen[row["tablename"]] = "\n".join(item["row"] for item in rows)
+        if row["tablename"] == "outbox":
+            requests = await connection.fetch("SELECT request FROM outbox")
+            seen["outbox requests"] = repr([bytes(item["request"]) for item in requests])
+    await connection.close()
+    assert grant.grant_id in seen["grants"]
+    found = {place for place, text in seen.items() for secret in secrets if secret in text}
+    assert found == set()
