@@ -34,7 +34,7 @@ from counterseal_policy.snapshots.active import ActivePolicies
 from counterseal_policy.snapshots.service import PolicyAdminService
 from support.documents import draft_document, server_fields, tool_document
 from support.ledger import TinyLedger, serve
-from support.postgres import FreshDatabase
+from support.postgres import FreshDatabase, ServiceDatabase
 from support.signer import LocalSigner
 
 ENVIRONMENT = "prod"
@@ -213,6 +213,7 @@ class Service:
     peers: SilentPeers
     signer: CountingSigner
     owner_dsn: str
+    admin_dsn: str
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def call(self, caller: Caller, method: Any, request: Any) -> Any:
@@ -263,7 +264,7 @@ async def policy_service(
             engine = create_async_engine(database.sqlalchemy_url, pool_size=20)
             client = LedgerClient(channel)
             clients.append(client)
-            service = _service(engine, ledger, client, database.owner_dsn)
+            service = _service(engine, ledger, client, database)
             made.append(service)
             await service.board.refresh()
             if adopted:
@@ -281,7 +282,7 @@ async def policy_service(
                 await service.engine.dispose()
 
 
-def _service(engine: AsyncEngine, ledger: TinyLedger, client: LedgerClient, owner_dsn: str) -> Service:
+def _service(engine: AsyncEngine, ledger: TinyLedger, client: LedgerClient, database: ServiceDatabase) -> Service:
     outbox = Outbox(engine, client)
     rules = ConditionEngine()
     policies = ActivePolicies(engine, rules)
@@ -318,6 +319,7 @@ def _service(engine: AsyncEngine, ledger: TinyLedger, client: LedgerClient, owne
         adoption=adoption,
         peers=peers,
         signer=signer,
-        owner_dsn=owner_dsn,
+        owner_dsn=database.owner_dsn,
+        admin_dsn=database.admin_dsn,
         stopping=stopping,
     )

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.clock import Clock
+from counterseal.errors import PolicyUnavailable
 from counterseal.ids import IdSource
 from counterseal.rpc.outbox import Outbox
 from counterseal_policy.approvals import store
@@ -36,7 +37,7 @@ async def run(stopping: asyncio.Event, once: Callable[[], Awaitable[int]]) -> No
     while not stopping.is_set():
         try:
             await once()
-        except (sa.exc.SQLAlchemyError, OSError, TimeoutError) as error:
+        except (PolicyUnavailable, sa.exc.SQLAlchemyError) as error:
             _log.warning("expired approvals are not swept: %s", type(error).__name__)
         try:
             async with asyncio.timeout(INTERVAL_SECONDS):

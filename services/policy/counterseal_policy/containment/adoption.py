@@ -59,7 +59,7 @@ class Adoption:
         try:
             told = await self._peers.barrier(peer)
             await self.take(told)
-        except (ServiceError, sa.exc.SQLAlchemyError, OSError, TimeoutError) as error:
+        except (ServiceError, sa.exc.SQLAlchemyError) as error:
             _log.info("the barrier of %s is not known: %s", peer, getattr(error, "reason", type(error).__name__))
             return
         self._missing.discard(peer)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.clock import monotonic_ms
-from counterseal.errors import TokenRevoked
+from counterseal.errors import PolicyUnavailable, TokenRevoked
 from counterseal.identity import Caller
 from counterseal_policy.containment import store
 from counterseal_policy.containment.engine import State, newer
@@ -81,7 +81,7 @@ class Board:
         while not stopping.is_set():
             try:
                 await self.refresh()
-            except (sa.exc.SQLAlchemyError, OSError, TimeoutError) as error:
+            except (PolicyUnavailable, sa.exc.SQLAlchemyError) as error:
                 _log.warning("containment cannot be read: %s", type(error).__name__)
             try:
                 async with asyncio.timeout(POLL_SECONDS):
