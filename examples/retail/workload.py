@@ -66,19 +66,25 @@ def read_json(path: Path) -> Any:
 
 def read_shop(directory: Path) -> Shop:
     """Read users, orders and products."""
-    return Shop(*(read_json(directory / f"{name}.json") for name in ("users", "orders", "products")))
+    tables = [read_json(directory / f"{name}.json") for name in ("users", "orders", "products")]
+    if not all(isinstance(table, dict) for table in tables):
+        raise WorkloadError(f"{directory}: users, orders and products must be objects, keyed by id")
+    return Shop(*tables)
 
 
 def tool_names(directory: Path) -> list[str]:
     """Return the names in `tools.json`: what must be registered."""
-    return [str(tool["name"]) for tool in read_json(directory / "tools.json")]
+    tools = read_json(directory / "tools.json")
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) and "name" in tool for tool in tools):
+        raise WorkloadError(f"{directory / 'tools.json'}: must be a list of tools with names")
+    return [str(tool["name"]) for tool in tools]
 
 
 def read_tasks(path: Path) -> list[Task]:
     """Read one task file."""
     try:
         return [_task(item) for item in read_json(path)]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WorkloadError(f"{path}: not a task file ({type(error).__name__}: {error})") from None
 
 
@@ -173,9 +179,20 @@ def order_row(record: Mapping[str, Any]) -> JsonObject:
 
 
 def _task(item: JsonObject) -> Task:
-    actions = tuple(Action(a["tool"], a["args"], bool(a["write"]), a["refused"]) for a in item["actions"])
+    actions = tuple(
+        Action(str(a["tool"]), _arguments(dict(a["args"])), bool(a["write"]), a["refused"]) for a in item["actions"]
+    )
     expected = item["expected_changed_rows"]
     return Task(item["id"], item["user_id"], actions, {"orders": expected["orders"], "users": expected["users"]})
+
+
+def _arguments(value: Any) -> Any:
+    """Return arguments as a client sends them: numbers as JSON has them, not as exact amounts."""
+    if isinstance(value, dict):
+        return {key: _arguments(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_arguments(item) for item in value]
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _renamed(value: JsonObject, old: str, new: str) -> JsonObject:

@@ -16,6 +16,7 @@ from support.retail_policy import ask, retail_policy
 COUNTS = {"tasks-dev.json": 20, "tasks-reads.json": 15, "tasks-more.json": 79, "tasks-foreign.json": 10}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", COUNTS)
 async def test_every_task_leaves_the_expected_rows_and_refuses_exactly_what_must_be_refused(
     name: str, fresh_database: FreshDatabase

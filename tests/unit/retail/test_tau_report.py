@@ -109,6 +109,28 @@ def test_a_report_is_written_even_when_the_data_is_not_there(tmp_path: Path, fla
     assert "does not exist" in report["totals"]["error"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("users.json", "[]"),
+        ("orders.json", "{"),
+        ("tools.json", "[1]"),
+        ("tasks-a.json", '[{"id": "t"}]'),
+        ("tasks-a.json", '[{"id": "t", "user_id": "u", "actions": [{"tool": "think", "args": [1], "write": false}]}]'),
+        ("tasks-a.json", "[]"),
+    ],
+)
+def test_data_of_another_form_is_named_in_the_report(tmp_path: Path, name: str, text: str) -> None:
+    for file in ("users.json", "orders.json", "products.json"):
+        (tmp_path / file).write_text("{}")
+    for file in ("tools.json", "tasks-a.json"):
+        (tmp_path / file).write_text("[]")
+    (tmp_path / name).write_text(text)
+    out = tmp_path / "out.json"
+    assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(tmp_path / "s")]) == 3
+    assert json.load(io.StringIO(out.read_text()))["totals"]["error"]
+
+
 def test_absent_data_is_skipped_where_nobody_named_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", str(tmp_path / "none"), "--skip-if-absent", "--out", str(tmp_path / "o")]) == 0
     assert "skipped" in capsys.readouterr().err
