@@ -103,10 +103,9 @@ class _Verifier:
     # --- the signed head ---
 
     def _check_vkey(self) -> None:
+        """The file is a convenience beside the log (C2SP knows none): it may be absent, but it must not mislead."""
         data = self.source.read(VKEY)
-        if data is None:
-            self._add("the file is missing", VKEY, "incomplete")
-        elif data.removesuffix(b"\n") != self.key.vkey.encode():
+        if data is not None and data.removesuffix(b"\n") != self.key.vkey.encode():
             self._add("the file does not hold the pinned key", VKEY)
 
     def _open_head(self) -> Checkpoint:
