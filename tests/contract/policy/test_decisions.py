@@ -295,3 +295,12 @@ async def test_the_wire_answer_says_what_the_statement_says(fresh_database: Fres
         assert told.expire_time.ToMilliseconds() == signed.expire_time_ms
         assert [(step.step_id, step.class_level) for step in told.steps] == [("s1", 2)]
         assert list(told.rules) == ["floor/tenants-decide", "shop/small"]
+
+
+async def test_what_an_agent_writes_about_its_doubts_asks_a_person_whatever_the_characters(
+    fresh_database: FreshDatabase,
+) -> None:
+    async with policy_service(fresh_database) as service:
+        doubts = {"unverified": ["line one\nline two \u2028 \x1b[31m", "\u20ac" * 4000] + ["x" * 4000] * 60}
+        answer = await service.authorize(plan(document=doubts), "COMMIT")
+        assert answer.evaluation.reason_codes == ("UNVERIFIED_INPUT",)

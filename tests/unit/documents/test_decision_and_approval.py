@@ -21,6 +21,7 @@ from counterseal.documents.decision import (
     signing_input,
 )
 from counterseal.errors import DecisionInvalid, InputInvalid, NotCanonical
+from support.json_schema import load, problems
 from support.requirements import requirement
 
 DIGEST = "sha256:" + "ab" * 32
@@ -165,3 +166,27 @@ def test_a_signed_vote_covers_card_plan_and_verdict() -> None:
         vote_signing_input(DIGEST, DIGEST, "REJECT"),
     }
     assert len(inputs) == 4
+
+
+@pytest.mark.parametrize("document", ["decision", "approval", "vote"])
+def test_the_shipped_schema_says_what_the_parser_does(document: str) -> None:
+    schema = load(document)
+    built, parse, error = {
+        "decision": (build_statement(DECISION).body, parse_statement, DecisionInvalid),
+        "approval": (build_approval(replace(VOTE, reason="why")).body, parse_approval, InputInvalid),
+        "vote": (canonical({"card_digest": DIGEST, "plan_digest": DIGEST, "verdict": "APPROVE"}), None, None),
+    }[document]
+    whole = parse_strict(built)
+    assert problems(schema, whole) == []
+    assert set(schema["properties"]) == set(whole)
+    assert problems(schema, {**whole, "extra": 1})
+    for key in whole:
+        lacking = {name: value for name, value in whole.items() if name != key}
+        assert bool(problems(schema, lacking)) is (key in schema["required"])
+        if parse is None or error is None:
+            continue
+        if key in schema["required"]:
+            with pytest.raises(error):
+                parse(canonical(lacking))
+        else:
+            parse(canonical(lacking))

@@ -4,6 +4,7 @@ Everything beside the bytes is bound by a digest inside them: a descriptor, prev
 INPUT_INVALID. Identity comes from the token alone; the plan's own word about it must agree.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from counterseal.canonical import digest, parse_canonical
@@ -14,6 +15,8 @@ from counterseal.identity import Caller
 from counterseal_policy.decisions.assembler import Request, StepInput
 
 Descriptors = Mapping[str, ToolDescriptor]
+MAX_CLAIM = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def descriptors(bodies: Sequence[bytes]) -> Descriptors:
@@ -53,9 +56,14 @@ def request_of(caller: Caller, content: Content, *, taint: bool) -> Request:
         constraints=caller.constraints,
         model=content.model.id if content.model else None,
         confidence_ppm=content.confidence_ppm or 0,
-        unverified=content.unverified,
+        unverified=tuple(_shown(text) for text in content.unverified),
         taint=taint,
     )
+
+
+def _shown(claim: str) -> str:
+    """Return an agent's free text as rules may see it: short, control characters replaced. It can only tighten."""
+    return _CONTROL.sub("\ufffd", claim[:MAX_CLAIM])
 
 
 def check_actor(plan: Plan, caller: Caller) -> None:
