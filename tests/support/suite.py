@@ -60,6 +60,7 @@ class Suite:
         self.running = running
         self.thread = thread
         self.tap = tap
+        self.identity_tokens: set[str] = set()
         self._logins = ThreadPoolExecutor(2, thread_name_prefix="login")
 
     # --- callers ---
@@ -79,7 +80,9 @@ class Suite:
     def login(self, client: Client, user: str) -> Callable[[], Awaitable[str]]:
         async def fetch() -> str:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._logins, password_login, client.profile, user)
+            token = await loop.run_in_executor(self._logins, password_login, client.profile, user)
+            self.identity_tokens.add(token)
+            return token
 
         return fetch
 
