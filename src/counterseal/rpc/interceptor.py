@@ -163,7 +163,10 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             with acting_for(call.caller):
                 return await self._before_deadline(call, answer)
         except asyncio.CancelledError:
-            code = "CANCELLED" if call.context.time_remaining() != 0 else "DEADLINE_EXCEEDED"
+            # The client's clock ends the call, and its cancellation may be here a moment before our own deadline is.
+            remaining = call.context.time_remaining()
+            at_deadline = remaining is not None and remaining < MIN_SECONDS_LEFT
+            code = "DEADLINE_EXCEEDED" if at_deadline else "CANCELLED"
             raise
         except grpc.aio.AbortError:
             code = _code_of(call.context)
