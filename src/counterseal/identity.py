@@ -1,8 +1,7 @@
 """Who a call is made by and for: the peer's SPIFFE id, and the facts of its verified `txn-token`."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,11 +105,19 @@ def current_caller() -> Caller:
     return _current.get()
 
 
-@contextmanager
-def acting_for(caller: Caller) -> Iterator[None]:
-    """Make `caller` the current one for the block (the interceptor does; tests of handlers may)."""
-    token = _current.set(caller)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class acting_for:  # noqa: N801 (read as a word: `with acting_for(caller)`)
+    """Make `caller` the current one for the block (the interceptor does; tests of handlers may).
+
+    A class and not a generator: it is on the path of every call.
+    """
+
+    __slots__ = ("_caller", "_token")
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._caller)
+
+    def __exit__(self, *exc: object) -> None:
+        _current.reset(self._token)
