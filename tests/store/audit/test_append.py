@@ -22,7 +22,7 @@ from counterseal.ledger.tree import Frontier, leaf_hash
 from counterseal_audit.append.engine import Prepared, step
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
-from counterseal_audit.database import unsafe_settings
+from counterseal_audit.database import connection, unsafe_settings
 from support.audit import append, append_one, replica, stored
 from support.entries import changed, received
 from support.postgres import FreshDatabase
@@ -205,25 +205,28 @@ async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_databas
     assert len(await stored(database)) == 3
 
 
-async def test_connections_that_the_server_ended_do_not_stay_in_the_pool(fresh_database: FreshDatabase) -> None:
+async def test_a_connection_that_the_server_ended_does_not_stay_in_the_pool(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:
-        await asyncio.gather(*(append_one(parts, changed(tenant=t)) for t in ("acme", "globex") for _ in range(3)))
-        connection = await asyncpg.connect(database.admin_dsn)
-        ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'counterseal_audit'"
-        assert await connection.fetchval(ended) >= 1
-        await connection.close()
+        await append_one(parts, changed())
+        admin = await asyncpg.connect(database.admin_dsn)
+        async with connection(parts.engine) as raw:
+            pid = raw.get_server_pid()
+        assert await admin.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
+        await admin.close()
         for seq in range(5):
             await append_one(parts, changed(stream=f"plan:after-{seq}"))
+        async with connection(parts.engine) as raw:
+            assert raw.get_server_pid() != pid
 
 
 async def test_a_closed_log_refuses(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:
         await append_one(parts, changed())
-        connection = await asyncpg.connect(database.admin_dsn)
-        await connection.execute("UPDATE ledger_head SET open = false")
-        await connection.close()
+        admin = await asyncpg.connect(database.admin_dsn)
+        await admin.execute("UPDATE ledger_head SET open = false")
+        await admin.close()
         with pytest.raises(LogFrozen):
             await append_one(parts, changed(seq=2))
 
@@ -233,18 +236,18 @@ async def test_a_head_that_went_back_is_a_fork_and_nothing_more_is_appended(fres
     database = fresh_database("audit")
     async with replica(database) as parts:
         await append_one(parts, changed())
-        connection = await asyncpg.connect(database.admin_dsn)
-        old = await connection.fetchrow("SELECT size, frontier, root FROM ledger_head")
+        admin = await asyncpg.connect(database.admin_dsn)
+        old = await admin.fetchrow("SELECT size, frontier, root FROM ledger_head")
         await append_one(parts, changed(seq=2))
-        await connection.execute(
+        await admin.execute(
             "UPDATE ledger_head SET size = $1, frontier = $2, root = $3", old["size"], old["frontier"], old["root"]
         )
         with pytest.raises(LogForked):
             await append_one(parts, changed(seq=3))
         with pytest.raises(LogForked):
             await append_one(parts, changed(seq=4))
-        assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 3
-        await connection.close()
+        assert await admin.fetchval("SELECT count(*) FROM ledger_entry") == 3
+        await admin.close()
 
 
 @pytest.mark.parametrize(
@@ -263,9 +266,9 @@ async def test_what_may_not_be_written_leaves_no_trace(
     async with replica(database) as parts:
         with pytest.raises(error):
             await append_one(parts, request_(), producer)  # type: ignore[operator]
-    connection = await asyncpg.connect(database.admin_dsn)
-    assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 0
-    await connection.close()
+    admin = await asyncpg.connect(database.admin_dsn)
+    assert await admin.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    await admin.close()
 
 
 async def test_a_producer_cannot_write_the_logs_own_types(fresh_database: FreshDatabase) -> None:
@@ -298,12 +301,12 @@ async def test_the_runtime_role_can_change_or_remove_no_row_of_the_ledger(fresh_
     database = fresh_database("audit")
     async with replica(database) as parts:
         await append_one(parts, changed())
-    connection = await asyncpg.connect(database.dsn)
+    admin = await asyncpg.connect(database.dsn)
     partition = "ledger_entry_0"
     for table in (*APPEND_ONLY, partition):
         for statement in (f"UPDATE {table} SET ctid = ctid", f"DELETE FROM {table}", f"TRUNCATE {table}"):
             with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError)):
-                await connection.execute(statement)
+                await admin.execute(statement)
     for statement in (
         f"SELECT FROM {partition}",
         f"INSERT INTO {partition} DEFAULT VALUES",
@@ -314,8 +317,8 @@ async def test_the_runtime_role_can_change_or_remove_no_row_of_the_ledger(fresh_
         "DROP TABLE ledger_node",
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.execute(statement)
-    await connection.close()
+            await admin.execute(statement)
+    await admin.close()
 
 
 async def test_not_even_the_owner_changes_rows_by_accident_also_not_in_a_partition(
@@ -324,21 +327,19 @@ async def test_not_even_the_owner_changes_rows_by_accident_also_not_in_a_partiti
     database = fresh_database("audit")
     async with replica(database) as parts:
         await append_one(parts, changed())
-    connection = await asyncpg.connect(database.admin_dsn)
-    names = [
-        row[0] for row in await connection.fetch("SELECT relname FROM pg_class WHERE relname ~ '^ledger_entry_\\d$'")
-    ]
+    admin = await asyncpg.connect(database.admin_dsn)
+    names = [row[0] for row in await admin.fetch("SELECT relname FROM pg_class WHERE relname ~ '^ledger_entry_\\d$'")]
     assert len(names) == 8
     for table in ("ledger_entry", *names):
         for statement in (f"TRUNCATE {table}",):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute(statement)
-    (full,) = [name for name in names if await connection.fetchval(f"SELECT count(*) FROM {name}")]
+                await admin.execute(statement)
+    (full,) = [name for name in names if await admin.fetchval(f"SELECT count(*) FROM {name}")]
     for table in ("ledger_entry", full):
         for statement in (f"UPDATE {table} SET entry = entry", f"DELETE FROM {table}"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await connection.execute(statement)
-    await connection.close()
+                await admin.execute(statement)
+    await admin.close()
 
 
 async def test_a_reader_sees_the_rows_of_the_log_it_names_and_no_setting_outlives_the_transaction(
@@ -348,14 +349,14 @@ async def test_a_reader_sees_the_rows_of_the_log_it_names_and_no_setting_outlive
     async with replica(database) as parts:
         await append(parts, [changed(), changed(tenant="globex")])
         acme = await parts.log()
-    connection = await asyncpg.connect(database.dsn)
-    assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 0
-    async with connection.transaction():
-        await connection.execute("SELECT set_config('counterseal.log_id', $1, true)", str(acme.log_id))
-        rows = await connection.fetch("SELECT DISTINCT log_id FROM ledger_entry")
+    admin = await asyncpg.connect(database.dsn)
+    assert await admin.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    async with admin.transaction():
+        await admin.execute("SELECT set_config('counterseal.log_id', $1, true)", str(acme.log_id))
+        rows = await admin.fetch("SELECT DISTINCT log_id FROM ledger_entry")
     assert [row[0] for row in rows] == [acme.log_id]
-    assert await connection.fetchval("SELECT count(*) FROM ledger_entry") == 0
-    await connection.close()
+    assert await admin.fetchval("SELECT count(*) FROM ledger_entry") == 0
+    await admin.close()
 
 
 async def test_one_statement_writes_a_batch_and_its_nodes(fresh_database: FreshDatabase) -> None:
