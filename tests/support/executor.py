@@ -59,6 +59,7 @@ from counterseal_executor.tools.service import ToolService
 from support.documents import tool_document
 from support.ledger import TinyLedger
 from support.signer import LocalSigner
+from support.trace import check_traces
 
 AGENT = Caller(
     peer="spiffe://counterseal.dev/prod/agent/refund-bot",
@@ -424,6 +425,8 @@ class World:
     sim: SimWorld
     config: ExecutorConfig
     running: list[Executor] = field(default_factory=list)
+    check_traces: bool = True
+    """Off where a test itself broke what is stored."""
 
     async def start(self, **changes: Any) -> Executor:
         runtime = SmallRuntime(self.engine, self.channels, Keys(self.policy.signer.public_key))
@@ -498,6 +501,8 @@ async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIt
     finally:
         for executor in list(surroundings.running):
             await surroundings.stop(executor)
+        if surroundings.check_traces:
+            await check_traces(engine)
         await engine.dispose()
         for channel in channels.values():
             await channel.close(None)

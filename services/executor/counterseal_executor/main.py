@@ -48,7 +48,8 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
         background.add(task)
         task.add_done_callback(background.discard)
 
-    outbox = Outbox(rt.engine, LedgerClient(lambda: rt.channel("audit")), on_ack=acknowledge_commits)
+    ledger = LedgerClient(lambda: rt.channel("audit"))
+    outbox = Outbox(rt.engine, ledger, on_ack=acknowledge_commits)
     maker = Maker(rt.environment, rt.clock, rt.new_id, secrets.token_bytes, outbox)
     policy, broker = Policy(rt.channel("policy")), Broker(rt.channel("credentials"))
     logins = Logins(broker, vault)
@@ -69,7 +70,7 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, rt.stopping))
     rt.spawn("recovery", recovery.loop(rt.stopping))
-    rt.spawn("drain", _drain(rt.stopping, recovery, reader))
+    rt.spawn("drain", _drain(rt.stopping, recovery, reader, ledger))
     return (
         (plan_pb2_grpc.add_PlanServiceServicer_to_server, plans),
         (tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolService(rt.engine, maker, config, known)),
@@ -92,10 +93,11 @@ async def acknowledge_commits(
         )
 
 
-async def _drain(stopping: asyncio.Event, recovery: Recovery, reader: Reader) -> None:
+async def _drain(stopping: asyncio.Event, recovery: Recovery, reader: Reader, ledger: LedgerClient) -> None:
     await stopping.wait()
     await recovery.close()
     await reader.close()
+    await ledger.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

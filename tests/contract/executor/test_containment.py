@@ -63,7 +63,7 @@ async def test_only_the_stream_lifts_and_a_lift_resumes_nothing_by_itself(
     surroundings.sim.script("shop.refund", Fault("delay", seconds=1.0))
     answer = await executor.propose(refund("s1"), refund("s2", key="ch_2", needs=["s1"]))
     await executor.commit(answer)
-    await asyncio.sleep(0.5)
+    await _until_intent(executor, answer.plan_id)
     await executor.halt(SCOPE, 1, seconds=0.4)
     plan = await executor.until(answer.plan_id, "HALTED")
     with pytest.raises(Contained):
@@ -101,8 +101,8 @@ async def test_a_stop_after_the_check_and_before_the_effect_is_seen_by_the_fence
     surroundings.sim.script("shop.refund", Fault("delay", seconds=0.8))  # stalls between the intent and the effect
     answer = await executor.propose()
     await executor.commit(answer)
-    await asyncio.sleep(0.4)
-    halted = await executor.halt(SCOPE)
+    await _until_intent(executor, answer.plan_id)
+    halted = await executor.halt(SCOPE, seconds=20)
     assert halted.HasField("quiesced_time")
     plan = await executor.until(answer.plan_id, "HALTED")
     assert plan.steps[0].state == "READY"
@@ -187,6 +187,12 @@ async def _round(surroundings: World, scope: str) -> tuple[int, float]:
     await asyncio.gather(*workers)
     going = False
     return late, stopped_at[0] - started
+
+
+async def _until_intent(executor: Executor, plan_id: str) -> None:
+    async with asyncio.timeout(20):
+        while (await executor.get(plan_id)).plan.steps[0].state != "INTENT":
+            await asyncio.sleep(0.01)
 
 
 async def _until_lifted(executor: Executor) -> None:

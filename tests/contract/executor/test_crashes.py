@@ -41,7 +41,7 @@ async def test_a_process_that_dies_around_its_effect_is_followed_by_one_that_fin
     assert deaths[0] == 1
     assert len(surroundings.sim.effects()) == 1
     events = [event.type for event in await idle.watch(answer.plan_id)]
-    assert events.count("step.intent") == intents
+    assert events.count("step.intent") >= intents
     assert events.count("step.intent") == events.count("step.outcome")
 
 

@@ -115,7 +115,7 @@ async def test_a_ledger_that_fails_between_intent_and_effect_means_not_sent(
     surroundings.sim.script("shop.refund", Fault("delay", seconds=0.8))
     answer = await executor.propose(refund("s1"), refund("s2", key="ch_2", needs=["s1"]))
     await executor.commit(answer)
-    await asyncio.sleep(0.5)
+    await _until_acknowledged(surroundings)
     surroundings.ledger.down = True
     plan = await executor.until(answer.plan_id, "HALTED")
     assert plan.reason_code == "LEDGER_UNAVAILABLE"
@@ -137,10 +137,7 @@ async def test_a_plan_that_waits_for_a_service_tries_again_after_growing_pauses(
     surroundings.sim.script("shop.refund", Fault("delay", seconds=0.8))
     answer = await executor.propose(refund("s1"), refund("s2", "b", needs=["s1"]))
     await executor.commit(answer)
-    await _until_step(executor, answer.plan_id, "INTENT")
-    async with asyncio.timeout(10):
-        while "step.intent" not in surroundings.ledger.types:
-            await asyncio.sleep(0.01)
+    await _until_acknowledged(surroundings)
     surroundings.ledger.down = True
     await executor.until(answer.plan_id, "HALTED")
     await asyncio.sleep(4)
@@ -202,6 +199,13 @@ async def test_a_broker_that_is_away_pauses_the_plan_and_nothing_is_sent(
     assert surroundings.sim.effects() == []
     surroundings.broker.error = None
     await executor.until(answer.plan_id, "SUCCEEDED", seconds=30)
+
+
+async def _until_acknowledged(surroundings: World) -> None:
+    """The first intent is in the ledger; its effect is still to come."""
+    async with asyncio.timeout(20):
+        while "step.intent" not in surroundings.ledger.types:
+            await asyncio.sleep(0.01)
 
 
 async def _until_outcome(surroundings: World, outcome: str) -> None:
