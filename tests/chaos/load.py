@@ -105,7 +105,8 @@ async def one_plan(request: AgentRequest, draft: Draft, log: ClientLog, chance: 
     async def commit() -> Any:
         return await request.commit(proposal.plan_id, proposal.plan_digest, idempotency_key=commit_key)
 
-    await patiently(commit, log)
+    if (await patiently(commit, log)).state == "REJECTED":  # policy denied at the gate
+        return
     log.acknowledged.add(proposal.plan_digest)
     if chance.random() < 0.05:
         await patiently(lambda: request.cancel(proposal.plan_id), log)
