@@ -54,7 +54,8 @@ def commit(args: argparse.Namespace) -> int:
         if args.wait:
             plan = await request.wait(args.plan_id, seconds=args.wait)
         _show(args, plan)
-        return plan_exit(plan) if args.wait else exits.OK
+        # A denial at the gate is an answer, not an error: the plan comes back REJECTED.
+        return plan_exit(plan) if args.wait or plan.state == "REJECTED" else exits.OK
 
     return as_agent(args, work)
 

@@ -48,7 +48,8 @@ class PlanServiceStub:
     """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
     Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
     Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND, and the reason of a denial.
+    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+    with the decision and its reason codes.
     """
     GetPlan: _grpc.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]
     """Returns one plan and policy's present answer about it. Reasons: NOT_FOUND."""
@@ -83,7 +84,8 @@ class PlanServiceAsyncStub(PlanServiceStub):
     """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
     Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
     Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND, and the reason of a denial.
+    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+    with the decision and its reason codes.
     """
     GetPlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]  # type: ignore[assignment]
     """Returns one plan and policy's present answer about it. Reasons: NOT_FOUND."""
@@ -133,7 +135,8 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
         Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
         Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-        PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND, and the reason of a denial.
+        PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+        with the decision and its reason codes.
         """
 
     @_abc_1.abstractmethod
