@@ -12,7 +12,9 @@ from counterseal.cli import exits
 from counterseal.cli.output import shown
 from counterseal.client import outcome_name
 
-FAILED_STATES = frozenset({"ROLLED_BACK", "FAILED", "CANCELLED", "WITHDRAWN", "EXPIRED", "REJECTED"})
+FAILED_STATES = frozenset(
+    {"ROLLED_BACK", "FAILED_NO_EFFECT", "CANCELLED", "WITHDRAWN", "EXPIRED", "RESOLVED", "HALTED"}
+)
 
 
 def as_json(message: Message) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def plan_exit(plan: plan_pb2.Plan) -> int:
         return exits.OK
     if plan.state in FAILED_STATES:
         return exits.REFUSED
+    if plan.state == "REJECTED":
+        return exits.DENIED
     return decision_exit(plan) if plan.HasField("decision") else exits.OK
 
 
