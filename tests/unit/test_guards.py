@@ -41,6 +41,10 @@ PLANTS: dict[str, list[tuple[str, str]]] = {
         ("src/counterseal/ledger/planted.py", "def append() -> None:\n    import asyncio\n"),
         ("src/counterseal/errors.py", "\nimport grpc\n"),
     ],
+    "the executor's engines are pure": [
+        ("services/executor/counterseal_executor/work/engine.py", "\nimport counterseal_executor.plans.store\n"),
+        ("services/executor/counterseal_executor/states.py", "\nimport asyncio\n"),
+    ],
     "one door to Vault": [
         ("services/credentials/counterseal_credentials/planted.py", "from hvac import Client\n"),
         ("src/counterseal/embedded/planted.py", "import hvac as vault\n"),

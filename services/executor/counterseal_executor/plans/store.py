@@ -9,17 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from counterseal.documents.plan import Plan
 from counterseal.documents.tool import ToolDescriptor, parse_tool
 from counterseal_executor import database as db
-from counterseal_executor.plans.rows import (
+from counterseal_executor.plans.readers import (
     ATTEMPT_COLUMNS,
     PLAN_COLUMNS,
     STEP_COLUMNS,
-    AttemptRow,
-    PlanRow,
-    StepRow,
     attempt_row,
     plan_row,
     step_row,
 )
+from counterseal_executor.plans.rows import AttemptRow, PlanRow, StepRow
 from counterseal_executor.states import PLAN_START, STEP_START
 
 

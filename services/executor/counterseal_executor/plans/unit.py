@@ -19,8 +19,9 @@ from counterseal.ids import IdSource
 from counterseal.rpc.outbox import Outbox
 from counterseal_executor import database as db
 from counterseal_executor import states
-from counterseal_executor.events import Event, build_entry
-from counterseal_executor.plans.rows import PLAN_COLUMNS, STEP_COLUMNS, PlanRow, StepRow, plan_row, step_row
+from counterseal_executor.events import Event, Header, build_entry
+from counterseal_executor.plans.readers import PLAN_COLUMNS, STEP_COLUMNS, plan_row, step_row
+from counterseal_executor.plans.rows import PlanRow, StepRow
 
 
 class Fenced(Exception):
@@ -100,7 +101,7 @@ class Unit:
     async def flush(self) -> None:
         """Write everything; called by `change` before the commit."""
         plan = self.plan
-        header = plan.header(self._maker.environment)
+        header = header_of(plan, self._maker.environment)
         seq = plan.seq
         entries = []
         for event, event_id, state in self._events:
@@ -161,6 +162,21 @@ async def lock(conn: AsyncConnection, maker: Maker, plan_id: str, epoch: int | N
         conn, f"SELECT {STEP_COLUMNS} FROM step WHERE plan_id = :plan_id ORDER BY position", plan_id=plan_id
     )
     return Unit(conn, maker, plan_row(row), [step_row(item) for item in found])
+
+
+def header_of(plan: PlanRow, environment: str) -> Header:
+    """Return what all ledger entries of a plan have in common."""
+    return Header(
+        tenant=plan.tenant,
+        environment=environment,
+        request_id=plan.request_id,
+        txn=plan.txn,
+        subject=plan.subject,
+        agent=plan.agent or "",
+        agent_version=plan.agent_version or "",
+        plan_id=plan.plan_id,
+        plan_digest=plan.plan_digest,
+    )
 
 
 def _change(before: str, after: str, cause: str, reason_code: str) -> dict[str, Any]:
