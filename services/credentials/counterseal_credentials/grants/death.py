@@ -54,10 +54,12 @@ class Undertaker:
     async def bury(self, grants: Sequence[Grant]) -> int:
         """Kill REVOKING grants together and return how many of them are verified dead. Never raises for one of them."""
         results = await asyncio.gather(*(self._bury_one(grant) for grant in grants), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException) and not isinstance(
-                result, (CredentialsUnavailable, VaultRefused, NotDead, NotSettled)
-            ):
+        for grant, result in zip(grants, results, strict=True):
+            if isinstance(result, (CredentialsUnavailable, VaultRefused, NotDead, NotSettled)):
+                # Said with its reason each time: a credential that does not die must not be a mystery.
+                extra = {"grant_id": grant.grant_id, "error": type(result).__name__, "tries": grant.tries}
+                log.warning("a credential is not verified dead yet", extra=extra)
+            elif isinstance(result, BaseException):
                 raise result
         return sum(result is True for result in results)
 
@@ -125,7 +127,5 @@ async def forever_dead(undertaker: Undertaker, engine: AsyncEngine, seconds: flo
     async with transaction(engine, EVERY_TENANT) as connection:
         dying = await store.claim_dying(connection, seconds)
     if dying:
-        dead = await undertaker.bury(dying)
-        if dead < len(dying):
-            log.warning("credentials are not verified dead yet", extra={"count": len(dying) - dead})
+        await undertaker.bury(dying)
     return len(dying)
