@@ -301,6 +301,8 @@ async def desk(provisioned: Provisioned, database: ServiceDatabase) -> AsyncIter
         try:
             yield made
         finally:
+            await made.lender.close()
+            await made.barrier.close()
             await _clear(made)
             await engine.dispose()
             vault.close()

@@ -121,6 +121,15 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         barrier=barrier,
         clock=rt.clock,
     )
+
+    async def finish() -> None:
+        try:
+            await rt.stopping.wait()
+        finally:  # the runtime cancels background work after the last call was answered, then closes the pool
+            await lender.close()
+            await barrier.close()
+
+    rt.spawn("finish", finish())
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, freshness, rt.stopping))
     rt.spawn("reconciler", reconciler.run(rt.stopping))

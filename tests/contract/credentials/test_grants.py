@@ -599,3 +599,25 @@ async def test_no_secret_of_a_grant_is_in_the_database_the_ledger_or_a_log(
     assert grant.grant_id in seen["grants"]
     found = {place for place, text in seen.items() for secret in secrets if secret in text}
     assert found == set()
+
+
+async def test_a_redeem_under_way_is_recorded_before_the_process_goes(broker: Desk) -> None:
+    case = broker.case()
+    grant = await broker.issue(case)
+    create, made = broker.broker.create_token, asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        wrapped = await create(*arguments)
+        made.set()
+        await asyncio.sleep(0.3)  # the token exists in Vault, and its accessor is stored nowhere yet
+        return wrapped
+
+    broker.broker.create_token = slow  # type: ignore[assignment, method-assign]
+    caller = asyncio.create_task(broker.lender.redeem(case.caller, grant.grant_id))
+    await made.wait()
+    caller.cancel()  # the server's drain gives up the call
+    await asyncio.gather(caller, return_exceptions=True)
+    assert await broker.state(grant) == "BINDING"
+    await broker.lender.close()
+    assert await broker.state(grant) == "BOUND"
+    assert (await broker.lender.revoke("acme", case.asked.attempt_id, "DONE", None, 15)).verified_dead

@@ -23,7 +23,7 @@ from counterseal_credentials.grants import store as grants
 from counterseal_credentials.grants.death import Undertaker
 from counterseal_credentials.grants.engine import State
 from counterseal_credentials.grants.entries import Entries
-from counterseal_credentials.grants.lending import Lender
+from counterseal_credentials.grants.lending import Lender, cancelled
 from counterseal_credentials.grants.settle import NotSettled
 
 POLL_SECONDS = 0.1
@@ -92,6 +92,10 @@ class Barrier:
             if found.revoked_epoch >= state.epoch or monotonic_ms() >= deadline:
                 return replace(found, revoked_count=max(0, found.credential_count - left))
             await asyncio.sleep(POLL_SECONDS / 2)
+
+    async def close(self) -> None:
+        """Give up the kills under way: the stop is durable, and the reconciler of whoever runs next goes on."""
+        await cancelled(self._killing)
 
     async def report_done(self) -> None:
         """Record `containment.revoked` for every stopped scope in which nothing is alive and no record is yet.

@@ -49,6 +49,7 @@ from counterseal_credentials.grants.store import Grant
 from counterseal_credentials.tokens.exchange import verify_ed25519
 
 CACHED_PLANS = 256
+CLOSE_SECONDS = 5.0
 
 log = logging.getLogger("counterseal.credentials.grants")
 
@@ -167,6 +168,15 @@ class Lender:
             verified_dead=dead,
             verify_time=max(times) if dead and times else None,
         )
+
+    async def close(self) -> None:
+        """Let what is under way end: a token that was made in Vault must be recorded or killed before the process goes.
+
+        Bounded; what is cut off after that is the reconciler's, on another replica or after the restart.
+        """
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=CLOSE_SECONDS)
+        await cancelled(self._running)
 
     async def end(self, connection: AsyncConnection, grant: Grant, reason: str) -> bool:
         """Move a live grant towards its end in the caller's transaction; tells whether it is dying."""
@@ -326,6 +336,14 @@ class Lender:
         async with transaction(self._engine, tenant) as connection:
             await self._outbox.put(connection, entry)
         self._outbox.wake()
+
+
+async def cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and return once they have let go of their connections."""
+    pending = set(tasks)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
 
 
 def _same(known: Grant, digest: str) -> Grant:
