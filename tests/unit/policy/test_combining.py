@@ -261,6 +261,7 @@ def test_uncertainty_asks_a_person_for_steps_with_an_effect_only(changes: dict[s
     ("stage", "level", "expected"),
     [
         (0, 0, "DENY"),
+        (1, 0, "REQUIRE_APPROVAL"),
         (1, 1, "REQUIRE_APPROVAL"),
         (2, 1, "ALLOW"),
         (2, 2, "REQUIRE_APPROVAL"),
@@ -291,3 +292,18 @@ def test_the_answer_of_the_same_question_is_the_same() -> None:
     question = ask(compiled(catalogue(FACTS), rule_set(ALLOW)), step(args={"amount": 3}), step(id="s2"))
     assert evaluate(question) == evaluate(question)
     assert question.now_ms == NOW
+
+
+@pytest.mark.parametrize("args", [{"unit": "EUR"}, {"amount": 1}, {"amount": -1, "unit": "EUR"}])
+def test_a_limit_whose_amount_or_unit_is_not_known_denies(args: dict[str, Any]) -> None:
+    facts = "num: {amount: {from: 'args:/amount'}}, text: {unit: {from: 'args:/unit'}}"
+    limit = (
+        "limits: [{id: daily, key: [tenant], amount: action.num.amount, unit: action.text.unit,"
+        " window: {fixed: 1d}, max: {EUR: 10}, on_exceed: REQUIRE_APPROVAL}]"
+    )
+    policy = compiled(catalogue(facts), rule_set(ALLOW, more=limit))
+    answer = evaluate(ask(policy, step(args=args)))
+    assert (answer.outcome, answer.reason_codes) == ("DENY", ("LIMIT_EXCEEDED",))
+    assert evaluate(ask(policy, step(args={"amount": 10, "unit": "EUR"}))).outcome == "ALLOW"
+    assert evaluate(ask(policy, step(args={"amount": 11, "unit": "EUR"}))).outcome == "REQUIRE_APPROVAL"
+    assert evaluate(ask(policy, step(args={"amount": 1, "unit": "USD"}))).outcome == "REQUIRE_APPROVAL"

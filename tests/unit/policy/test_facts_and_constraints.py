@@ -132,6 +132,13 @@ def test_a_constraint_that_is_broken_unknown_or_lacks_its_fact_denies(
     assert (answer.reason_codes == ("CONSTRAINT_VIOLATED",)) is not kept
 
 
+def test_an_effect_without_any_declared_amount_is_over_every_maximum() -> None:
+    policy = compiled(catalogue("num: {count: {from: 'args:/count'}}"), rule_set(ALLOW))
+    asked = {"constraints": {"max_amount_minor": {"EUR": 10}}}
+    assert evaluate(ask(policy, step(args={"count": 1}), asked=asked)).reason_codes == ("CONSTRAINT_VIOLATED",)
+    assert evaluate(ask(policy, step(**READ, args={"count": 1}), asked=asked)).outcome == "ALLOW"
+
+
 def test_two_steps_cannot_slip_under_a_maximum_together() -> None:
     policy = compiled(catalogue(FACTS), rule_set(ALLOW))
     half = step(args={"amount": 6, "currency": "EUR"})
