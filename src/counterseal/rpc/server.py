@@ -100,7 +100,7 @@ def _options(config: ServerConfig) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.max_connection_age_ms", config.max_connection_age_seconds * 1000),
         ("grpc.max_connection_age_grace_ms", 60_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_metadata_size", 16_384),
         # Two processes on one port would each get half of the calls: better to fail at the start.
