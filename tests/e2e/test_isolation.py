@@ -21,7 +21,7 @@ from support import bank
 from support.matrix import METHODS as CONTRACT
 from support.matrix import Answer, Door, door, filled, served_by, spiffe
 from support.requirements import requirement
-from support.suite import Suite
+from support.suite import Suite, reason_of
 
 PROPOSE = "/counterseal.api.executor.v1.PlanService/ProposePlan"
 AUTHORIZE = "/counterseal.api.policy.v1.DecisionService/AuthorizePlan"
@@ -213,6 +213,17 @@ async def test_an_operator_of_one_tenant_cannot_stop_another(suite: Suite, gate:
     assert answer.reason in ("INPUT_INVALID", "NOT_FOUND", "CONTEXT_MISMATCH"), answer
     rows = await suite.sql("counterseal_policy", "SELECT scope FROM containment WHERE stopped AND scope = $1", scope)
     assert rows == []
+
+
+@requirement("tenant:isolated")
+async def test_a_person_of_another_tenant_gets_no_token_for_this_one_whatever_their_roles(suite: Suite) -> None:
+    async with suite.person("gus", tenant=bank.TENANT) as gus:
+        for call in (gus.approvals(), gus.plans(), gus.tools(), gus.entries(), gus.trip("tenant:acme", "X_Y_Z")):
+            assert await reason_of(call) == "TENANT_MISMATCH"
+    async with suite.person("gus", tenant=bank.OTHER_TENANT) as gus:
+        assert await gus.plans() == []
+    async with suite.agent("gus") as request:
+        assert await reason_of(request.propose(bank.draft(bank.refund("a-1", 1)))) == "TENANT_MISMATCH"
 
 
 def test_every_service_has_methods_that_the_isolation_test_calls() -> None:

@@ -28,6 +28,7 @@ USERS = {
     "omar": ("approver", "operator", "auditor"),
     "ida": ("policy_author", "platform_author", "operator", "platform_operator", "auditor"),
     "pat": ("policy_author", "platform_author", "operator"),
+    "gus": ("approver", "operator", "auditor", "policy_author", "payments_lead"),
 }
 
 SCHEMA = """
@@ -280,6 +281,7 @@ def wanted(environment: str = "prod", **changes: Any) -> Wanted:
             OTHER_AGENT: Agent(owner="user:ida", tenants=(OTHER_TENANT,)),
         },
         "users": USERS,
+        "user_tenants": {"ana": (TENANT,), "ben": (TENANT,), "olga": (TENANT,), "gus": (OTHER_TENANT,)},
         "targets": (Target(ALIAS, TENANT, "bank", SCHEMA, {ROLE: action}),),
         "durable": False,
         "service_settings": {"executor": {"lease_seconds": 3.0}},

@@ -52,7 +52,7 @@ TENANTS = ("acme", "evil")
 
 
 def config(**changes: Any) -> CredentialsConfig:
-    issuer = IssuerConfig("https://issuer", "counterseal", "https://issuer/jwks", primary=True)
+    issuer = IssuerConfig("https://issuer", "counterseal", "https://issuer/jwks", tenants=TENANTS, primary=True)
     values = {"vault_address": "https://vault", "tenants": TENANTS, "issuers": {"dev": issuer}, **changes}
     return CredentialsConfig(**values)
 

@@ -18,6 +18,7 @@ class IssuerConfig:
 
     audience: the `aud` that its tokens for us carry. ca_file: roots for fetching `jwks_url`, the system's if absent.
     types: accepted values of the header's `typ`. roles_claim: the claim with the person's roles.
+    tenants: to whom all its people belong. tenants_claim: the claim that lists a person's own tenants instead.
     """
 
     issuer: str
@@ -27,6 +28,8 @@ class IssuerConfig:
     algorithms: tuple[str, ...] = ("EdDSA", "RS256", "ES256")
     types: tuple[str, ...] = ("JWT",)
     roles_claim: str = "roles"
+    tenants: tuple[str, ...] = ()
+    tenants_claim: str | None = None
     primary: bool = False
 
     def __post_init__(self) -> None:
@@ -86,7 +89,10 @@ class CredentialsConfig:
     stale_seconds: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse ambiguity about who a subject or a workload is."""
+        """Refuse ambiguity about who a subject or a workload is, and whose a person is."""
+        # One certificate serves all users of a command line: only the person's own token can say where they belong.
+        if len(self.tenants) > 1 and any(not (i.tenants or i.tenants_claim) for i in self.issuers.values()):
+            raise ValueError("with several tenants every issuer needs tenants or tenants_claim")
         if sum(issuer.primary for issuer in self.issuers.values()) != 1:
             raise ValueError("exactly one issuer must be primary")
         if len({issuer.issuer for issuer in self.issuers.values()}) != len(self.issuers):

@@ -132,6 +132,7 @@ def _credentials(wanted: Wanted, running: Running) -> Tables:
                 "jwks_url": f"{running.issuer_url}/jwks",
                 "ca_file": running.issuer_ca_file,
                 "algorithms": ["EdDSA", "RS256", "ES256"],
+                "tenants_claim": "tenants",
                 "primary": True,
             }
         },

@@ -43,6 +43,8 @@ class Agent:
 class Wanted:
     """One stack. users: OIDC user name -> roles. tenants: every tenant that may be named.
 
+    user_tenants: user name -> the tenants where the user belongs, for those who do not belong to all.
+
     durable: False trades the disk's safety for speed (tests and throw-away workloads).
     service_settings: service -> keys laid over its own generated table.
     """
@@ -51,6 +53,7 @@ class Wanted:
     tenants: tuple[str, ...]
     agents: Mapping[str, Agent] = field(default_factory=dict)
     users: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    user_tenants: Mapping[str, Sequence[str]] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
     durable: bool = True
     service_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)

@@ -234,7 +234,11 @@ class Stack:
 
     def _launch_issuer(self) -> None:
         home = self._data / "issuer"
-        users = {name: {"roles": list(roles)} for name, roles in self._wanted.users.items()}
+        wanted = self._wanted
+        users = {
+            name: {"roles": list(roles), "tenants": list(wanted.user_tenants.get(name, wanted.tenants))}
+            for name, roles in wanted.users.items()
+        }
         (home / "users.json").write_bytes(canonical(users))
         _end_leftover(home / "pid")
         port = kept_port(home / "port")

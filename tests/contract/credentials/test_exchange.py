@@ -32,6 +32,7 @@ from counterseal.errors import (
     InputInvalid,
     PeerNotAllowed,
     ServiceError,
+    TenantMismatch,
     TokenInvalid,
     TokenRevoked,
 )
@@ -65,7 +66,8 @@ SCOPES = ("plan.commit", "plan.propose", "plan.read")
 def issuer() -> Iterator[IssuerServer]:
     """A real OpenID provider over TLS."""
     with open_directory("counterseal-issuer-") as home:
-        users = {"ana": {"roles": ["refund_operator"]}, "olga": {"roles": ["approver"]}}
+        belongs = {"tenants": ["acme", "globex"]}
+        users = {"ana": {"roles": ["refund_operator"], **belongs}, "olga": {"roles": ["approver"], **belongs}}
         (home / "users.json").write_bytes(canonical(users))
         server = IssuerServer(home, 0)
         thread = threading.Thread(target=server.serve, daemon=True)
@@ -101,6 +103,7 @@ class Office:
             "iat": now,
             "exp": now + 600,
             "roles": ["refund_operator"],
+            "tenants": ["acme", "globex"],
         } | changes
 
     def signed(self, algorithm: str = "EdDSA", keys: IssuerKeys | None = None, **changes: Any) -> str:
@@ -133,8 +136,17 @@ def config(issuer: IssuerServer) -> CredentialsConfig:
         vault_address="https://vault",
         tenants=("acme", "globex"),
         issuers={
-            "dev": IssuerConfig(issuer.issuer.url, AUDIENCE, f"{issuer.issuer.url}/jwks", issuer.ca_file, primary=True),
-            "other": IssuerConfig("https://other.example", AUDIENCE, f"{issuer.issuer.url}/jwks", issuer.ca_file),
+            "dev": IssuerConfig(
+                issuer.issuer.url,
+                AUDIENCE,
+                f"{issuer.issuer.url}/jwks",
+                issuer.ca_file,
+                tenants_claim="tenants",
+                primary=True,
+            ),
+            "other": IssuerConfig(
+                "https://other.example", AUDIENCE, f"{issuer.issuer.url}/jwks", issuer.ca_file, tenants=("acme",)
+            ),
         },
         workloads={
             "bot": Workload(BOT, agent="refund-bot", versions=("3.2.1",), **agent),  # type: ignore[arg-type]
@@ -208,6 +220,29 @@ async def test_a_person_at_the_cli_gets_roles_and_auth_time_and_no_actor(office:
     claims = await office.person(CLI, office.login("olga", "counterseal-cli"))
     assert (claims.chain, claims.roles, claims.subject) == ((), ("approver",), "user:olga")
     assert claims.auth_time is not None
+
+
+@pytest.mark.parametrize("tenants", [["globex"], [], None, ["acme-two"]])
+async def test_a_person_acts_only_where_their_own_token_says_they_belong(
+    office: Office, tenants: list[str] | None
+) -> None:
+    # The certificates of command line and agent serve both tenants: they cannot say whose the person is.
+    with pytest.raises(TenantMismatch):
+        await office.person(BOT, office.signed(tenants=tenants))
+    with pytest.raises(TenantMismatch):
+        await office.person(CLI, office.signed(tenants=tenants, azp="counterseal-cli"))
+
+
+async def test_a_person_of_one_tenant_reaches_it_through_an_agent_of_two(office: Office) -> None:
+    jwt = office.signed(tenants=["globex"])
+    assert (await office.person(BOT, jwt, tenant="globex")).tenant == "globex"
+
+
+def test_a_deployment_of_two_tenants_must_say_whose_an_issuers_people_are(issuer: IssuerServer) -> None:
+    settings = config(issuer)
+    with pytest.raises(ValueError, match="tenants_claim"):
+        replace(settings, issuers={"dev": replace(settings.issuers["dev"], tenants_claim=None)})
+    replace(settings, tenants=("acme",), issuers={"dev": replace(settings.issuers["dev"], tenants_claim=None)})
 
 
 async def test_every_exchange_is_recorded(office: Office) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from counterseal.documents.decision import Statement
 from counterseal.documents.plan import Plan
-from counterseal.errors import DecisionInvalid, InputInvalid, PeerNotAllowed, TokenInvalid
+from counterseal.errors import DecisionInvalid, InputInvalid, PeerNotAllowed, TenantMismatch, TokenInvalid
 from counterseal.ids import is_id
 from counterseal.rpc.txn_token import MAX_ACTORS, TokenClaims
 from counterseal_credentials.config import Workload
@@ -51,10 +51,12 @@ def for_person(
 ) -> TokenClaims:
     """Return the claims for a person's OIDC token shown by an agent (an actor, no roles) or a person's own client.
 
-    Raises PeerNotAllowed for a tenant that is not the workload's, TokenInvalid for a token of another client,
-    InputInvalid.
+    Raises PeerNotAllowed for a tenant that is not the workload's, TenantMismatch for one that is not the person's,
+    TokenInvalid for a token of another client, InputInvalid.
     """
     _check_tenant(workload, request.tenant)
+    if person.tenants is not None and request.tenant not in person.tenants:
+        raise TenantMismatch("the person does not belong to this tenant")
     if person.client not in workload.client_ids:
         raise TokenInvalid("the subject token was issued for another client")
     if not is_id(request.request_id):

@@ -68,7 +68,10 @@ class Exchange:
         self._jwks, self._outbox, self._clock, self._new_id = jwks, outbox, clock, new_id
 
     async def person(self, peer: str, raw: str, request: Request) -> Issued:
-        """Exchange a person's OIDC JWT. Raises PeerNotAllowed, TokenInvalid, InputInvalid, Contained."""
+        """Exchange a person's OIDC JWT.
+
+        Raises PeerNotAllowed, TenantMismatch, TokenInvalid, InputInvalid, Contained.
+        """
         workload = self._workload(peer)
         person = await self._person(raw)
         claims = engine.for_person(self._domain, workload, person, request, self._new_id(), self._clock())

@@ -26,12 +26,14 @@ class Person:
     """Whom the token names. subject: `user:` + the issuer's alias, if it is not the primary one, and its `sub`.
 
     client: the `azp`. auth_time: when the person last logged in, seconds since 1970, None if not said.
-    expire_time: when the issuer's token ends, seconds since 1970.
+    expire_time: when the issuer's token ends, seconds since 1970. tenants: where the person belongs; None: not said, in
+    a deployment of one tenant.
     """
 
     subject: str
     person_id: str
     roles: tuple[str, ...]
+    tenants: tuple[str, ...] | None
     client: str
     auth_time: int | None
     expire_time: int
@@ -71,18 +73,25 @@ def person_of(alias: str, issuer: IssuerConfig, claims: JsonObject, persons: Map
     return Person(
         subject=f"user:{name}",
         person_id=persons.get(name, name),
-        roles=_roles(claims.get(issuer.roles_claim, [])),
+        roles=_names(claims.get(issuer.roles_claim, []), "roles"),
+        tenants=_tenants(issuer, claims),
         client=client,
         auth_time=_time(claims, "auth_time"),
         expire_time=expires,
     )
 
 
-def _roles(value: Any) -> tuple[str, ...]:
+def _tenants(issuer: IssuerConfig, claims: JsonObject) -> tuple[str, ...] | None:
+    if issuer.tenants_claim is not None:
+        return _names(claims.get(issuer.tenants_claim, []), "tenants")
+    return issuer.tenants or None
+
+
+def _names(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > MAX_ROLES:
-        raise TokenInvalid("the subject token's roles have the wrong form")
-    if not all(isinstance(role, str) and _ROLE.fullmatch(role) for role in value):
-        raise TokenInvalid("the subject token's roles have the wrong form")
+        raise TokenInvalid(f"the subject token's {what} have the wrong form")
+    if not all(isinstance(name, str) and _ROLE.fullmatch(name) for name in value):
+        raise TokenInvalid(f"the subject token's {what} have the wrong form")
     return tuple(sorted(set(value)))
 
 
