@@ -22,6 +22,7 @@ from counterseal.errors import (
     NotFound,
     PlanDigestMismatch,
     PlanExpired,
+    QueueFull,
     ToolChanged,
     WrongState,
 )
@@ -39,6 +40,8 @@ from counterseal_executor.plans.rows import PlanRow
 from counterseal_executor.plans.unit import Maker, change, lock
 
 GATE_TIMEOUT_MS = 2000
+LOCK_WAITS = frozenset({"57014", "55P03"})
+"""SQLSTATE of a statement that was cancelled by its timeout, and of a lock that was not had in time."""
 PART_A_MS = 10_000
 
 
@@ -80,7 +83,13 @@ class Gate:
             return await self._denied(row, answer), False
         decision = await self._decision(answer, plan)
         await self._read_again(plan, tools, decision, caller)
-        return await self._part_b(request, plan, decision, started)
+        try:
+            return await self._part_b(request, plan, decision, started)
+        except sa.exc.DBAPIError as error:
+            # Waited for a lock for longer than the gate may: nothing was written, and the same key may be sent again.
+            if getattr(error.orig, "sqlstate", None) not in LOCK_WAITS:
+                raise
+            raise QueueFull("the gate is busy; commit again under the same key", retry_after_ms=500) from None
 
     async def _current_tools(self, plan: Plan) -> dict[str, ToolDescriptor]:
         async with db.transaction(self._engine, plan.tenant) as conn:

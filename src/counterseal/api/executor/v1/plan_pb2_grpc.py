@@ -99,7 +99,7 @@ class PlanServiceServicer(object):
         """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
         Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
         Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-        PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+        PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL, NOT_FOUND. A denial is no error: the plan comes back REJECTED
         with the decision and its reason codes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

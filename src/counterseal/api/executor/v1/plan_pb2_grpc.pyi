@@ -48,7 +48,7 @@ class PlanServiceStub:
     """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
     Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
     Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL, NOT_FOUND. A denial is no error: the plan comes back REJECTED
     with the decision and its reason codes.
     """
     GetPlan: _grpc.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]
@@ -84,7 +84,7 @@ class PlanServiceAsyncStub(PlanServiceStub):
     """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
     Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
     Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+    PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL, NOT_FOUND. A denial is no error: the plan comes back REJECTED
     with the decision and its reason codes.
     """
     GetPlan: _aio.UnaryUnaryMultiCallable[_plan_pb2.GetPlanRequest, _plan_pb2.GetPlanResponse]  # type: ignore[assignment]
@@ -135,7 +135,7 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         """Commits a plan: its digest must be echoed. Idempotent on `idempotency_key`; at most one commit per plan.
         Side effect: `plan.committed`; a worker starts once the ledger has acknowledged it.
         Reasons: PLAN_DIGEST_MISMATCH, APPROVAL_REQUIRED, DECISION_INVALID, CONTAINED, PRECONDITION_CHANGED, TOOL_CHANGED,
-        PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, NOT_FOUND. A denial is no error: the plan comes back REJECTED
+        PLAN_EXPIRED, WRONG_STATE, IDEMPOTENCY_KEY_REUSED, QUEUE_FULL, NOT_FOUND. A denial is no error: the plan comes back REJECTED
         with the decision and its reason codes.
         """
 
