@@ -44,9 +44,9 @@ def figure_of(comparison: Comparison, goal: float | None) -> Figure:
     floor, subject = _median_rate(comparison.floor), _median_rate(comparison.subject)
     low, high = min(comparison.ratios), max(comparison.ratios)
     detail = (
-        f"{comparison.subject_name} {subject:,.0f}/s, p50 {_p50(comparison.subject):.2f} ms"
-        f" | floor: {comparison.floor_name} {floor:,.0f}/s, p50 {_p50(comparison.floor):.2f} ms"
-        f" | range {low:.2f} to {high:.2f}"
+        f"{comparison.subject_name} {_short(subject)}/s, p50 {_p50(comparison.subject):.2f} ms"
+        f" | floor: {comparison.floor_name} {_short(floor)}/s, p50 {_p50(comparison.floor):.2f} ms"
+        f" | range {_short(low)} to {_short(high)}"
         f" | server CPU {_cpu(comparison.subject):,.0f} us against {_cpu(comparison.floor):,.0f} us a call"
     )
     name = f"{comparison.name}, {comparison.load.callers} caller{'s' if comparison.load.callers > 1 else ''}"
@@ -85,7 +85,7 @@ def table(figures: Sequence[Figure]) -> str:
             "reported" if figure.goal is None else f"{'<=' if figure.at_most else '>='} {figure.goal:g} {figure.unit}"
         )
         verdict = {None: "", True: "met", False: "**missed**"}[figure.met]
-        lines.append(f"| {figure.name} | {figure.value:.2f} {figure.unit} | {goal} | {verdict} | {figure.detail} |")
+        lines.append(f"| {figure.name} | {_short(figure.value)} {figure.unit} | {goal} | {verdict} | {figure.detail} |")
     return "\n".join(lines) + "\n"
 
 
@@ -99,6 +99,11 @@ def _p50(rounds: Sequence[Round]) -> float:
 
 def _cpu(rounds: Sequence[Round]) -> float:
     return statistics.median(item.server_cpu_us for item in rounds)
+
+
+def _short(value: float) -> str:
+    """Two decimals, none from a hundred on, two digits below a tenth."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _lines(path: str) -> list[str]:
