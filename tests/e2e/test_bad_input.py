@@ -13,7 +13,7 @@ from counterseal.ids import new_id
 from support import bank
 from support.matrix import Answer, Door, door
 from support.requirements import requirement
-from support.suite import Suite
+from support.suite import Suite, reason_of
 
 PROPOSE = "/counterseal.api.executor.v1.PlanService/ProposePlan"
 REGISTER = "/counterseal.api.executor.v1.ToolService/RegisterTool"
@@ -131,6 +131,8 @@ async def test_a_message_beyond_the_limit_is_refused_and_the_service_goes_on(sui
     answer = await gate.call(PROPOSE, "agent", token, request=huge)
     assert answer.code == "RESOURCE_EXHAUSTED"
     assert (await gate.call(PROPOSE, "agent", token, request=proposal(objective=""))).reason == "PLAN_INVALID"
+    async with suite.agent() as request:
+        assert await reason_of(request.propose(bank.draft(objective="x" * 5_000_000))) == "INPUT_INVALID"
 
 
 @requirement("input:refused")

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from counterseal.errors import (
     CredentialsUnavailable,
+    InputInvalid,
     InternalError,
     LedgerUnavailable,
     PolicyUnavailable,
@@ -84,6 +85,8 @@ def from_rpc_error(error: grpc.RpcError, *, peer: str | None = None) -> ServiceE
                 return found
     if code in _NO_ANSWER:
         return _UNAVAILABLE.get(peer or "", PeerUnavailable)()
+    if code == "RESOURCE_EXHAUSTED":  # gRPC's own, before any code of ours: ours carries a reason
+        return InputInvalid("the message is larger than the service accepts")
     return InternalError("a service answered with an error that names no reason", status=code)
 
 

@@ -70,6 +70,11 @@ def test_details_of_another_domain_are_not_ours() -> None:
     assert type(error) is InternalError
 
 
+def test_a_message_that_grpc_itself_refuses_is_the_callers_to_make_smaller() -> None:
+    failure = from_rpc_error(FakeRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    assert (failure.reason, failure.next_action) == ("INPUT_INVALID", "NONE")
+
+
 def test_no_answer_names_the_service_that_was_called() -> None:
     silent = FakeRpcError(grpc.StatusCode.UNAVAILABLE)
     assert type(from_rpc_error(silent, peer="audit")) is LedgerUnavailable
