@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
+import sqlalchemy as sa
 
+from counterseal.canonical import parse_canonical
 from counterseal.errors import WrongState
 from counterseal_executor.connectors.sim_world import Fault
+from counterseal_executor.database import transaction
 from support.executor import Executor, World, refund
 from support.requirements import requirement
 
@@ -140,6 +143,26 @@ async def test_a_lost_answer_of_an_undo_is_probed_too(executor: Executor, surrou
     await executor.commit(answer)
     await executor.until(answer.plan_id, "ROLLED_BACK", seconds=30)
     assert [effect.tool for effect in surroundings.sim.effects()] == ["shop.refund", "shop.restore"]
+
+
+async def test_what_a_probed_undo_had_answered_is_there_for_its_read_back(
+    executor: Executor, surroundings: World
+) -> None:
+    # A read-back that asks for the write's own result would otherwise call a finished undo failed.
+    surroundings.sim.put("a", "old")
+    surroundings.sim.script("shop.restore", Fault("lose_answer"))
+    surroundings.sim.script("shop.append", Fault("refuse", detail="SHOP_CLOSED"))
+    answer = await executor.propose(
+        {**restoring("s1", "a"), "timeout_seconds": 1},
+        refund("s2", "b", tool="shop.append@1.0.0", needs=["s1"]),
+    )
+    await executor.commit(answer)
+    await executor.until(answer.plan_id, "ROLLED_BACK", seconds=30)
+    async with transaction(surroundings.engine, "*") as conn:
+        query = "SELECT result, marker FROM attempt WHERE plan_id = CAST(:id AS uuid) AND undo"
+        row = (await conn.execute(sa.text(query), {"id": answer.plan_id})).one()
+    assert row.result is not None
+    assert parse_canonical(bytes(row.result))["output"] == parse_canonical(bytes(row.marker)).get("output", {})
 
 
 async def test_a_read_in_a_failed_plan_is_nothing_to_take_back(executor: Executor, surroundings: World) -> None:

@@ -95,16 +95,18 @@ async def _verdict(job: Job, step: Step, attempt: AttemptRow) -> bool:
 
 async def resolve(unit: Unit, step: Step, attempt: AttemptRow, *, applied: bool, keep_key: bool = False) -> None:
     """Move a step in doubt by a verdict, in the caller's change; the caller records it."""
-    if applied and not attempt.undo:
+    if applied:
+        if attempt.undo:
+            unit.move_step(step.id, "probe_undone", recorded=True)
+        else:
+            unit.move_step(step.id, "probe_applied", recorded=True)
+            unit.set_step(step.id, forward_attempt=attempt.attempt_id, reason_code="", error_code="")
+        # An undo's read-back asks for what its write answered as well, and only the marker still knows that.
         marker: Mapping[str, Any] = attempt.marker or {}
         output = marker.get("output")
-        unit.move_step(step.id, "probe_applied", recorded=True)
-        unit.set_step(step.id, forward_attempt=attempt.attempt_id, reason_code="", error_code="")
         await keep_result(
             unit, attempt.attempt_id, list(marker.get("before") or []), output if isinstance(output, dict) else {}
         )
-    elif applied:
-        unit.move_step(step.id, "probe_undone", recorded=True)
     else:
         unit.move_step(step.id, "probe_not_undone" if attempt.undo else "probe_absent", recorded=True)
         if not keep_key:
