@@ -111,12 +111,14 @@ class Suite:
         return [int(row["amount_cents"]) for row in rows]
 
     async def outboxes_drained(self, seconds: float = 20.0) -> None:
-        """Wait until the ledger has everything that its producers have to say; raises TimeoutError."""
+        """Wait until the ledger has taken (or refused) all that its producers have to say; raises TimeoutError."""
         async with asyncio.timeout(seconds):
             for database in DATABASES:
                 if database == "counterseal_audit":
                     continue
-                while await self.sql(database, "SELECT 1 FROM outbox WHERE ack_time IS NULL LIMIT 1"):
+                while await self.sql(
+                    database, "SELECT 1 FROM outbox WHERE ack_time IS NULL AND refusal IS NULL LIMIT 1"
+                ):
                     await asyncio.sleep(0.05)
 
     async def row_counts(self) -> dict[str, int]:
