@@ -94,7 +94,6 @@ async def acme(suite: Suite) -> Acme:
             event_id.encode(),
             grants[0].grant_id.encode(),
             b"bank.refund",
-            b"a-7",
         ),
     )
 
