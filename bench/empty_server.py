@@ -1,8 +1,9 @@
 """A server process whose handlers do nothing, on the suite's own server configuration: the floor of every RPC.
 
-`python -m bench.empty_server DIR --with interceptor|nothing` reads its certificate and the token key from DIR, prints
-its port and serves until it is ended. `GetPlan` and `AppendEntry` are the empty unary calls of an agent and of a
-service, `AppendStream` answers each batch emptily.
+`python -m bench.empty_server DIR --with interceptor|tracing|nothing` reads its certificate and the token key from DIR,
+prints its port and serves until it is ended. `GetPlan` and `AppendEntry` are the empty unary calls of an agent and of a
+service, `AppendStream` answers each batch emptily. `tracing` is the interceptor with spans for one call in a hundred,
+which end in an exporter that drops them: what the calls pay, not what a collector costs.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from counterseal.rpc.interceptor import Interceptor
 from counterseal.rpc.keys import UnknownKey
 from counterseal.rpc.server import ServerConfig, _options
 from counterseal.rpc.tls import ServerIdentity
+from counterseal.rpc.tracing import Tracing, tracing_over
 from counterseal.rpc.txn_token import TokenVerifier
-from counterseal.telemetry import TelemetryConfig
+from counterseal.telemetry import TelemetryConfig, TracesConfig
 
 
 async def get_plan(request: Any, context: Any) -> plan_pb2.GetPlanResponse:
@@ -71,9 +73,15 @@ async def serve(folder: Path, interceptors: str) -> None:
         return material.public_key
 
     verifier = TokenVerifier(key, audience=audience(DOMAIN, ENVIRONMENT), clock=system_clock)
-    ours = Interceptor(trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock)
+    ours = Interceptor(
+        trust_domain=DOMAIN,
+        environment=ENVIRONMENT,
+        verify=verifier.verify,
+        clock=system_clock,
+        tracing=_tracing() if interceptors == "tracing" else None,
+    )
     config = ServerConfig(listen="127.0.0.1:0")
-    server = grpc.aio.server(interceptors=[ours] if interceptors == "interceptor" else [], options=_options(config))
+    server = grpc.aio.server(interceptors=[] if interceptors == "nothing" else [ours], options=_options(config))
     for service, methods in HANDLERS.items():
         server.add_registered_method_handlers(service, methods)  # type: ignore[attr-defined] # not in the stubs
     port = server.add_secure_port(config.listen, ServerIdentity(material.server).credentials())
@@ -85,11 +93,21 @@ async def serve(folder: Path, interceptors: str) -> None:
     await server.stop(1)
 
 
+def _tracing() -> Tracing:
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+    class Dropped(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    return tracing_over(Dropped(), {"service": "executor", "environment": ENVIRONMENT}, TracesConfig().ratio)
+
+
 def main() -> None:
     """Parse and serve; logs, the access log included, go to standard error as in production."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--with", dest="interceptors", choices=("interceptor", "nothing"), required=True)
+    parser.add_argument("--with", dest="interceptors", choices=("interceptor", "tracing", "nothing"), required=True)
     arguments = parser.parse_args()
     telemetry.configure(TelemetryConfig(), {"service": "executor", "environment": ENVIRONMENT})
     asyncio.run(serve(arguments.folder, arguments.interceptors))

@@ -11,7 +11,7 @@ from typing import Any
 from counterseal.db import DatabaseConfig
 from counterseal.rpc.runtime import CommonConfig, VaultConfig
 from counterseal.rpc.server import ServerConfig
-from counterseal.telemetry import TelemetryConfig
+from counterseal.telemetry import TelemetryConfig, TracesConfig
 from counterseal_audit.config import AuditConfig
 from counterseal_credentials.config import CredentialsConfig
 from counterseal_executor.config import ExecutorConfig
@@ -24,6 +24,7 @@ SECTIONS: dict[str, type] = {
     "vault": VaultConfig,
     "database": DatabaseConfig,
     "telemetry": TelemetryConfig,
+    "telemetry.traces": TracesConfig,
     "policy": PolicyConfig,
     "credentials": CredentialsConfig,
     "audit": AuditConfig,

@@ -61,7 +61,6 @@ class Caller:
     scope: space-separated scopes as a set. roles: what the person may do (never set beside an actor); subject_roles:
     facts about the subject for rules only. constraints: the request's own limits. epochs: containment scope -> epoch.
     auth_time_ms: when the person last logged in; expire_time_ms: when the token ends (both milliseconds since 1970).
-    trace_id: 32 lower-case hex digits of the call's `traceparent`, empty without one; traceparent: the header itself.
     """
 
     peer: str
@@ -84,18 +83,13 @@ class Caller:
     epochs: Mapping[str, int] = field(default_factory=dict)
     auth_time_ms: int | None = None
     expire_time_ms: int = 0
-    trace_id: str = ""
-    traceparent: str = ""
 
     def forward(self) -> tuple[tuple[str, str], ...]:
-        """Metadata for a call made on this caller's behalf: its token, byte for byte, and its trace context."""
-        token = ((TOKEN_METADATA_KEY, self.token),) if self.token is not None else ()
-        trace = ((TRACE_METADATA_KEY, self.traceparent),) if self.traceparent else ()
-        return token + trace
+        """Metadata for a call made on this caller's behalf: its token, byte for byte. Channels add the trace."""
+        return ((TOKEN_METADATA_KEY, self.token),) if self.token is not None else ()
 
 
 TOKEN_METADATA_KEY = "txn-token"  # noqa: S105 (a metadata key, not a secret)
-TRACE_METADATA_KEY = "traceparent"
 
 _current: ContextVar[Caller] = ContextVar("counterseal_caller")
 

@@ -13,7 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,11 +53,32 @@ class TelemetryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TracesConfig:
+    """Section `[telemetry.traces]`. endpoint: `https://host:port` of an OpenTelemetry collector that gets the spans.
+
+    Off without one; needs the extra `otel`. ca_file: roots that vouch for it. ratio: share of traces that begin here
+    and are recorded, 0 to 1; a caller's own decision, in its `traceparent`, goes first.
+    """
+
+    endpoint: str = ""
+    ca_file: Path | None = None
+    ratio: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse a collector that anybody on the way could be, and what is no share."""
+        if self.endpoint and (not self.endpoint.startswith("https://") or self.ca_file is None):
+            raise ValueError("endpoint: must be https, with ca_file")
+        if not 0 <= self.ratio <= 1:
+            raise ValueError("ratio: must be from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
 class TelemetryConfig:
     """Section `[telemetry]`. log_level: a name of the logging module. exception_text: see the module's docstring.
 
     otlp_endpoint: `https://host:port` of an OpenTelemetry collector that gets the metrics; needs the extra `otel`.
-    otlp_ca_file: roots that vouch for it. otlp_interval_seconds: how often metrics are sent.
+    otlp_ca_file: roots that vouch for it. otlp_interval_seconds: how often metrics are sent. traces: spans of sampled
+    calls.
     """
 
     log_level: str = "INFO"
@@ -65,6 +86,7 @@ class TelemetryConfig:
     otlp_endpoint: str = ""
     otlp_ca_file: Path | None = None
     otlp_interval_seconds: float = 15.0
+    traces: TracesConfig = field(default_factory=TracesConfig)
 
     def __post_init__(self) -> None:
         """Refuse a level that logging does not know, and a collector that anybody on the way could be."""

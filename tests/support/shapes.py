@@ -16,6 +16,7 @@ from counterseal.rpc.keys import UnknownKey
 from counterseal.rpc.method_table import MethodRule
 from counterseal.rpc.server import Server, ServerConfig
 from counterseal.rpc.tls import Identity, ServerIdentity, open_channel, server_name
+from counterseal.rpc.tracing import Tracing
 from counterseal.rpc.txn_token import TokenClaims, TokenVerifier, assemble, signing_input
 from support.certificates import Authority
 
@@ -144,7 +145,11 @@ RULES = {
 }
 
 
-async def start(act: Callable[[NewEntry], Awaitable[None]], rules: dict[str, MethodRule] = RULES) -> Shapes:
+async def start(
+    act: Callable[[NewEntry], Awaitable[None]],
+    rules: dict[str, MethodRule] = RULES,
+    tracing: Tracing | None = None,
+) -> Shapes:
     """Start the service; stop it with `await shapes.server.stop(shapes.stopping)`."""
     authority = Authority.create("test root")
     signing_key = SigningKey.generate()
@@ -165,6 +170,7 @@ async def start(act: Callable[[NewEntry], Awaitable[None]], rules: dict[str, Met
         hooks=hooks,
         rules=rules,
         max_unary_seconds=1.5,
+        tracing=tracing,
     )
     seen: list[Caller] = []
     closed = asyncio.Event()

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import inspect
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from counterseal import trace_context
 from counterseal.clock import Clock
 from counterseal.errors import (
     ContextMismatch,
@@ -31,9 +31,10 @@ from counterseal.errors import (
     ServiceError,
     TokenInvalid,
 )
-from counterseal.identity import TOKEN_METADATA_KEY, TRACE_METADATA_KEY, Caller, SpiffeId, acting_for
+from counterseal.identity import TOKEN_METADATA_KEY, Caller, SpiffeId, acting_for
 from counterseal.rpc.method_table import METHODS, OPERATOR, SERVICES, MethodRule
 from counterseal.rpc.status import from_rpc_error, to_status
+from counterseal.rpc.tracing import Tracing
 from counterseal.rpc.txn_token import TokenClaims
 from counterseal.telemetry import ACCESS_LOG, CLEAN, RpcMetrics
 
@@ -52,7 +53,6 @@ MAX_UNARY_SECONDS = 60.0
 MAX_PENDING_REPORTS = 256
 MAX_KEPT_CALLERS = 4096
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?P<trace>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAY_OMIT_TOKEN = frozenset({*SERVICES, OPERATOR})
 
 _workload = functools.lru_cache(1024)(SpiffeId.parse)
@@ -103,11 +103,22 @@ class _Call:
     seconds: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wrapped:
+    """A method's handler within this interceptor. behavior: a coroutine function in every shape; make: its shape."""
+
+    original: Any
+    behavior: Callable[[Any, Any], Awaitable[Any]]
+    make: Callable[[Any], Any]
+    handler: Any
+
+
 @dataclass(slots=True)
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs only
     """See the module's docstring.
 
     verify: returns the verified claims of a raw token (`TokenVerifier.verify`). rules: the method table.
+    tracing: None where no spans are recorded; trace contexts are read, made and carried either way.
     """
 
     trust_domain: str
@@ -118,7 +129,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
     rules: Mapping[str, MethodRule] = field(default_factory=lambda: METHODS)
     metrics: RpcMetrics = field(default_factory=RpcMetrics)
     max_unary_seconds: float = MAX_UNARY_SECONDS
-    _wrapped: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    tracing: Tracing | None = None
+    _wrapped: dict[str, "_Wrapped"] = field(default_factory=dict)
     _callers: dict[tuple[str, str], tuple[TokenClaims, Caller]] = field(default_factory=dict)
     _reports: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -129,12 +141,19 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         if handler is None or method in EXEMPT:
             return handler
         known = self._wrapped.get(method)
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return known[1]
+        if known is None or known.original is not handler:
+            known = self._wrapped[method] = self._wrap(method, handler)
+        # The handler runs in this task, so it finds the context; the next call has a task of its own.
+        context = trace_context.received(handler_call_details.invocation_metadata or ())
+        if context is None:
+            context = trace_context.fresh(self.tracing.ratio if self.tracing is not None else 0.0)
+        trace_context.enter(context)
+        if self.tracing is None or not context.sampled:
+            return known.handler
+        return known.make(await self.tracing.instrument(known.behavior, handler_call_details))
 
-    def _wrap(self, method: str, handler: Any) -> Any:
-        make, behavior = _shape(handler)
+    def _wrap(self, method: str, handler: Any) -> "_Wrapped":
+        shape, behavior = _shape(handler)
         rule = self.rules.get(method)
         streams_in, streams_out = handler.request_streaming, handler.response_streaming
         streams = streams_in or streams_out
@@ -148,11 +167,13 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             checked = self._checked(call, requests)
             return await self._guard(call, lambda: self._answer(call, behavior, checked, streams_out), body=None)
 
-        return make(
-            stream_in if streams_in else unary_in,
+        make = functools.partial(
+            shape,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        whole = stream_in if streams_in else unary_in
+        return _Wrapped(handler, whole, make, make(whole))
 
     async def _guard(self, call: _Call, answer: Callable[[], Awaitable[Any]], *, body: Any) -> Any:
         code, reason = "OK", ""
@@ -186,7 +207,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
         rule = self._rule(call)
         metadata = call.context.invocation_metadata() or ()
         call.claims = await self._token(call.peer, rule, metadata)
-        call.caller = self._caller(call, metadata)
+        call.caller = self._caller(call, call.peer, metadata)
         if self.hooks.check_caller is not None and call.caller.agent is not None:
             await self.hooks.check_caller(call.caller)
         if body is not None:
@@ -231,25 +252,18 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
             raise TokenInvalid("the token was issued to another workload")
         return claims
 
-    def _caller(self, call: _Call, metadata: Any) -> Caller:
+    def _caller(self, call: _Call, peer: SpiffeId, metadata: Any) -> Caller:
         """Return who calls. One token from one peer makes one value, which is kept: callers are frozen."""
-        assert call.peer is not None  # noqa: S101 (step 1 ran)
-        raw = trace = ""
-        for key, value in metadata:
-            if key == TOKEN_METADATA_KEY and call.claims is not None:
-                raw = value
-            elif key == TRACE_METADATA_KEY and isinstance(value, str):
-                trace = value
-        found = _TRACEPARENT.fullmatch(trace) if trace else None
-        if call.claims is None or found:
-            return _new_caller(call, raw, self.environment, found)
-        claims, caller = self._callers.get((raw, call.peer.uri), (None, None))
+        if call.claims is None:
+            return Caller(peer=peer.uri, peer_kind=peer.kind, environment=self.environment)
+        raw = next(value for key, value in metadata if key == TOKEN_METADATA_KEY)
+        claims, caller = self._callers.get((raw, peer.uri), (None, None))
         # The claims are those that were verified just now: another object means another verification.
         if caller is None or claims is not call.claims:
-            caller = _new_caller(call, raw, self.environment, None)
+            caller = call.claims.caller(peer, raw)
             if len(self._callers) >= MAX_KEPT_CALLERS:
                 self._callers.clear()
-            self._callers[raw, call.peer.uri] = (call.claims, caller)
+            self._callers[raw, peer.uri] = (call.claims, caller)
         return caller
 
     def _body(self, call: _Call, body: Any) -> None:
@@ -336,6 +350,9 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
     def _account(self, call: _Call, code: str, reason: str) -> None:
         duration_ms = (time.perf_counter() - call.started) * 1000
         self.metrics.record(call.method if call.rule else "unlisted", code, reason, duration_ms)
+        context = trace_context.current()
+        if self.tracing is not None and context is not None and context.sampled:
+            self.tracing.describe(code, reason, call.caller.request_id if call.caller else "")
         if access_log.isEnabledFor(logging.INFO):
             caller = call.caller
             fields = {
@@ -345,7 +362,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # gener
                 "reason": reason,
                 "duration_ms": round(duration_ms, 2),
                 "request_id": caller.request_id if caller else "",
-                "trace_id": caller.trace_id if caller else "",
+                "trace_id": context.trace_id if context else "",
             }
             # Not `info()`: that walks the stack for a place in the code which no line of ours shows.
             record = logging.LogRecord(ACCESS_LOG, logging.INFO, "", 0, "call", (), None)
@@ -367,20 +384,6 @@ def _shape(handler: Any) -> tuple[Any, Any]:
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler, handler.unary_stream
     return grpc.unary_unary_rpc_method_handler, handler.unary_unary
-
-
-def _new_caller(call: _Call, raw: str, environment: str, trace: "re.Match[str] | None") -> Caller:
-    assert call.peer is not None  # noqa: S101 (step 1 ran)
-    traceparent, trace_id = (trace[0], trace["trace"]) if trace else ("", "")
-    if call.claims is not None:
-        return call.claims.caller(call.peer, raw, traceparent=traceparent, trace_id=trace_id)
-    return Caller(
-        peer=call.peer.uri,
-        peer_kind=call.peer.kind,
-        environment=environment,
-        traceparent=traceparent,
-        trace_id=trace_id,
-    )
 
 
 def _first_of(error: BaseException) -> BaseException:

@@ -18,6 +18,7 @@ from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.registry import REGISTRY
+from counterseal.trace_context import current_trace_id
 
 _TEXTS = (
     "tenant",
@@ -59,9 +60,11 @@ def new_entry(
     data: the clear fields of the type (`counterseal.ledger.registry`); absent ones may be left out or empty.
     sealed: name -> JSON value; each is salted and only its digest becomes part of the entry.
     refs: (event id, relation) pairs. texts: further header fields, such as `request_id`, `subject`, `plan_digest`.
+    The trace id is the current call's, unless given.
     People are named in clear here (`user:ana`); the ledger stores pseudonyms.
     Raises InputInvalid, naming the field.
     """
+    texts.setdefault("trace_id", current_trace_id())
     unknown = texts.keys() - set(_TEXTS)
     if unknown:
         raise InputInvalid(f"an entry has no header field {min(unknown)!r}")

@@ -5,6 +5,7 @@ calls is a number and not a flood of entries.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -59,7 +60,8 @@ class RefusalRecorder:
         if len(self._windows) >= MAX_KEYS:  # a thousand peers refused at once: each is in the access log
             return
         self._windows[key] = _Window(refusal)
-        task = asyncio.create_task(self._close(key), name="call.refused")
+        # A context of its own: what it counts are many calls, and none of their traces.
+        task = asyncio.create_task(self._close(key), name="call.refused", context=contextvars.Context())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
         await self._put(self._entry(refusal, 1))

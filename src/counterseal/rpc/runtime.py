@@ -33,6 +33,7 @@ from counterseal.rpc.method_table import METHODS
 from counterseal.rpc.server import Registration, Server, ServerConfig
 from counterseal.rpc.status import from_rpc_error
 from counterseal.rpc.tls import Identity, RenewingChannel, ServerIdentity, open_channel, server_name
+from counterseal.rpc.tracing import Tracing, start_tracing
 from counterseal.rpc.txn_token import TokenVerifier
 from counterseal.vault import Signer, TransitSigner, Vault, VaultRefused
 from counterseal.vault.names import KEY_USES, SERVICES
@@ -134,6 +135,7 @@ class Runtime:
     identity: Identity
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hooks: Hooks = field(default_factory=Hooks)
+    tracing: Tracing | None = None
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
     _channels: dict[str, RenewingChannel] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -147,7 +149,14 @@ class Runtime:
         """Return the one mTLS channel to a service; stubs made on it follow certificate renewals."""
         if peer not in self._channels:
             address, name = self.peers[peer], server_name(peer, self.environment)
-            self._channels[peer] = RenewingChannel(lambda: open_channel(address, self.identity, name))
+
+            def open_now(interceptors: Sequence[Any] = ()) -> grpc.aio.Channel:
+                return open_channel(address, self.identity, name, interceptors)
+
+            if (spans := self.tracing) is None:
+                self._channels[peer] = RenewingChannel(open_now)
+            else:
+                self._channels[peer] = RenewingChannel(open_now, lambda: open_now(spans.client), spans.ratio)
         return self._channels[peer]
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -215,11 +224,12 @@ def run_service(
         if args.command == "migrate":
             asyncio.run(_migrate(service, bound))
             return 0
-        flush_metrics = telemetry.export_metrics(bound.telemetry, fixed)
-        try:
-            return asyncio.run(_serve(service, bound, build))
-        finally:
-            flush_metrics()
+        with contextlib.ExitStack() as ending:
+            ending.callback(telemetry.export_metrics(bound.telemetry, fixed))
+            spans = start_tracing(bound.telemetry.traces, fixed)
+            if spans is not None:
+                ending.callback(spans.close)
+            return asyncio.run(_serve(service, bound, build, spans))
     except telemetry.TelemetryError as error:
         log.critical("the configuration cannot be used", extra={"problems": str(error)})
         return 2
@@ -250,12 +260,12 @@ async def _migrate(service: str, bound: ServiceConfig) -> None:
         await engine.dispose()
 
 
-async def _serve(service: str, bound: ServiceConfig, build: Build) -> int:
+async def _serve(service: str, bound: ServiceConfig, build: Build, spans: Tracing | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    starting = asyncio.create_task(_start(service, bound, build))
+    starting = asyncio.create_task(_start(service, bound, build, spans))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -274,10 +284,11 @@ async def _serve(service: str, bound: ServiceConfig, build: Build) -> int:
     return 1 if runtime.crashed.is_set() else 0
 
 
-async def _start(service: str, bound: ServiceConfig, build: Build) -> tuple[Runtime, Server]:
+async def _start(service: str, bound: ServiceConfig, build: Build, spans: Tracing | None) -> tuple[Runtime, Server]:
     vault = await _patiently(lambda: _login(bound.vault))
     certificate = await _patiently(lambda: _certificate(vault, bound.common, service))
     runtime = _runtime(service, bound, vault, certificate)
+    runtime.tracing = spans
     try:
         registrations = await build(runtime)
         shown = ServerIdentity(certificate)
@@ -288,6 +299,7 @@ async def _start(service: str, bound: ServiceConfig, build: Build) -> tuple[Runt
             clock=runtime.clock,
             hooks=runtime.hooks,
             max_unary_seconds=bound.server.max_unary_seconds,
+            tracing=spans,
         )
         server = Server(bound.server, interceptor, shown.credentials(), registrations, METHODS)
         await server.start()

@@ -5,12 +5,14 @@ a new channel and lets the old one drain, behind one object that stubs can be bu
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
+
+from counterseal import trace_context
 
 DRAIN_SECONDS = 300.0
 """How long calls of a replaced channel may go on; streams are opened again by their readers."""
@@ -71,35 +73,56 @@ class ServerIdentity:
         return _configuration(self._shown)
 
 
-def open_channel(address: str, identity: Identity, name: str) -> grpc.aio.Channel:
+def open_channel(
+    address: str, identity: Identity, name: str, interceptors: "Sequence[grpc.aio.ClientInterceptor]" = ()
+) -> grpc.aio.Channel:
     """Return a channel to `address` whose server must hold a certificate for the DNS name `name`."""
     credentials = grpc.ssl_channel_credentials(identity.ca_pem, identity.key_pem, identity.cert_pem)
     options = (*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", name), ("grpc.default_authority", name))
-    return grpc.aio.secure_channel(address, credentials, options)
+    return grpc.aio.secure_channel(address, credentials, options, interceptors=tuple(interceptors))
 
 
 class RenewingChannel(grpc.aio.Channel):
-    """One channel for a peer's whole life: calls go out on whichever channel is current when they start."""
+    """One channel for a peer's whole life: calls go out on whichever channel is current when they start.
 
-    def __init__(self, open_now: Callable[[], grpc.aio.Channel]) -> None:
+    Every call carries the current trace context. open_traced: opens a channel with the instrumentation's interceptors,
+    for sampled unary calls alone and made for the first of them; streams outlive what they are part of, and have no
+    span here. share: of calls that no call caused (background work), how many begin a sampled trace.
+    """
+
+    def __init__(
+        self,
+        open_now: Callable[[], grpc.aio.Channel],
+        open_traced: Callable[[], grpc.aio.Channel] | None = None,
+        share: float = 0.0,
+    ) -> None:
         self._open = open_now
+        self._open_traced = open_traced
+        self._share = share
         self._current = open_now()
-        self._generation = 0
+        self._traced: grpc.aio.Channel | None = None
         self._draining: set[asyncio.Task[None]] = set()
 
     def renew(self) -> None:
         """Open a channel with the present certificate; calls under way end on the old one, within the drain."""
         old, self._current = self._current, self._open()
-        self._generation += 1
-        task = asyncio.create_task(old.close(DRAIN_SECONDS), name="drain-channel")
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        self._drain(old)
+        if self._traced is not None:
+            self._drain(self._traced)
+            self._traced = None
 
     async def close(self, grace: float | None = None) -> None:
         """Close the current channel and what still drains."""
         for task in self._draining:
             task.cancel()
+        if self._traced is not None:
+            await self._traced.close(grace)
         await self._current.close(grace)
+
+    def _drain(self, channel: grpc.aio.Channel) -> None:
+        task = asyncio.create_task(channel.close(DRAIN_SECONDS), name="drain-channel")
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,15 +159,39 @@ class RenewingChannel(grpc.aio.Channel):
         return self._following("stream_stream", args, kwargs)
 
     def _following(self, shape: str, args: Any, kwargs: Any) -> Any:
-        made_at, multicallable = self._generation, getattr(self._current, shape)(*args, **kwargs)
+        made: dict[bool, tuple[grpc.aio.Channel, Any]] = {}
+
+        def multicallable(*, traced: bool) -> Any:
+            channel = self._channel(traced=traced)
+            known = made.get(traced)
+            if known is None or known[0] is not channel:
+                known = made[traced] = (channel, getattr(channel, shape)(*args, **kwargs))
+            return known[1]
+
+        def send(context: trace_context.TraceContext | None, call_args: Any, call_kwargs: Any) -> Any:
+            traced = shape == "unary_unary" and context is not None and context.sampled
+            metadata = trace_context.outgoing(call_kwargs.pop("metadata", None))
+            return multicallable(traced=traced)(*call_args, metadata=metadata, **call_kwargs)
 
         def call(*call_args: Any, **call_kwargs: Any) -> Any:
-            nonlocal made_at, multicallable
-            if made_at != self._generation:
-                made_at, multicallable = self._generation, getattr(self._current, shape)(*args, **kwargs)
-            return multicallable(*call_args, **call_kwargs)
+            context = trace_context.current()
+            if context is not None or self._open_traced is None:
+                return send(context, call_args, call_kwargs)
+            context = trace_context.fresh(self._share if shape == "unary_unary" else 0.0)
+            begun = trace_context.enter(context)
+            try:
+                return send(context, call_args, call_kwargs)
+            finally:
+                trace_context.leave(begun)
 
         return call
+
+    def _channel(self, *, traced: bool) -> grpc.aio.Channel:
+        if not traced or self._open_traced is None:
+            return self._current
+        if self._traced is None:
+            self._traced = self._open_traced()
+        return self._traced
 
 
 def _configuration(identity: Identity) -> "grpc.ServerCertificateConfiguration":

@@ -75,7 +75,7 @@ class TokenClaims:
     epochs: Mapping[str, int] | None = None
     auth_time: int | None = None
 
-    def caller(self, peer: SpiffeId, raw: str, *, traceparent: str = "", trace_id: str = "") -> Caller:
+    def caller(self, peer: SpiffeId, raw: str) -> Caller:
         """Return the caller that `peer` is when it presents this token."""
         actor = self.chain[0] if self.chain else {}
         return Caller(
@@ -99,8 +99,6 @@ class TokenClaims:
             epochs=self.epochs or {},
             auth_time_ms=None if self.auth_time is None else self.auth_time * 1000,
             expire_time_ms=self.expire_time * 1000,
-            traceparent=traceparent,
-            trace_id=trace_id,
         )
 
 

@@ -182,14 +182,6 @@ async def test_a_service_may_forward_a_token_that_was_issued_to_an_agent(served:
     assert caller.forward() == (("txn-token", token),)
 
 
-async def test_a_traceparent_travels_with_the_token_and_a_bad_one_is_dropped(served: Shapes) -> None:
-    good = f"00-{'ab' * 16}-{'cd' * 8}-01"
-    await served.call("UnaryUnary", served.identity(), served.token(), metadata=(("traceparent", good),))
-    await served.call("UnaryUnary", served.identity(), served.token(), metadata=(("traceparent", "evil"),))
-    assert [c.trace_id for c in served.seen] == ["ab" * 16, ""]
-    assert served.seen[0].forward()[1] == ("traceparent", good)
-
-
 async def test_a_service_can_refuse_a_revoked_token_and_hears_of_every_refusal(served: Shapes) -> None:
     heard: list[Refusal] = []
 
