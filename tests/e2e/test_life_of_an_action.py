@@ -79,6 +79,8 @@ async def test_of_many_commits_at_once_one_is_accepted_and_the_effect_happens_on
     assert stolen == "IDEMPOTENCY_KEY_REUSED"
     assert again in ("", "WRONG_STATE", "IDEMPOTENCY_KEY_REUSED")
     assert not [a for a in answers if isinstance(a, BaseException) and not isinstance(a, ServiceError)], answers
+    reasons = {a if isinstance(a, str) else a.reason for a in answers if isinstance(a, (str, ServiceError))}
+    assert "PLAN_INVALID" not in reasons, "the race was told as a fault of the plan"
     assert await suite.balance("a-11") == opening + 10
     entries = await story(suite, proposal.plan_digest)
     assert [entry["type"] for entry in entries].count("plan.committed") == 1

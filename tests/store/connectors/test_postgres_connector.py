@@ -281,6 +281,16 @@ async def test_no_message_repeats_a_value_a_host_or_the_password(bank: Bank) -> 
     assert "hunter2" not in repr(wrong)
 
 
+async def test_a_login_that_was_revoked_meanwhile_is_a_reason_to_try_again_not_a_fault_of_the_call(bank: Bank) -> None:
+    gone = Credential("g-revoked", "x")
+    answer = await CONNECTOR.execute(bank.call(), gone, RecordingFence())
+    assert isinstance(answer, Refused)
+    assert answer.retryable
+    with pytest.raises(TargetError) as caught:
+        await CONNECTOR.observe(bank.call(), gone)
+    assert caught.value.retryable
+
+
 @pytest.mark.parametrize(
     "change", [{"xid": "999999999"}, {"system_identifier": "1"}, {"timeline": "00000002"}, {"xid": "x"}]
 )

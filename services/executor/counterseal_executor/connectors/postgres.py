@@ -49,7 +49,8 @@ CONNECT_SECONDS = 10.0
 LOCK_SECONDS = 5.0
 _FLUSHES_ITS_ID = 17
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncio.IncompleteReadError)
-_RETRYABLE = ("08", "40", "53", "55P03", "57")
+_RETRYABLE = ("08", "28", "40", "53", "55P03", "57")
+# 28: a login that was revoked meanwhile; the next try borrows another.
 _ROLLED_BACK = ("23", "40000", "40001", "40002", "40P01")
 # As an answer to COMMIT only these prove that it did not happen; 40003 and class 57 leave it open (a terminated
 # backend may already have written its commit record).
