@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,18 @@ START_SECONDS = 30
 
 FAST: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """For tests that never pull the plug of the machine: no waiting for the disk."""
+
+
+_AS_NOBODY = """
+import os, pwd, sys
+account = pwd.getpwnam("nobody")
+os.setgroups([])
+os.setgid(account.pw_gid)
+os.setuid(account.pw_uid)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+# PostgreSQL refuses to run as root. The change of account happens in a process of its own: with `user=`, Popen would
+# fork this one, and grpc's fork handlers may abort the child before it becomes PostgreSQL.
 
 
 class PostgresFailed(RuntimeError):
@@ -151,9 +164,8 @@ class PostgresServer:
             raise PostgresFailed(f"initdb failed in {self._home}: {output.decode(errors='replace')[-800:]}")
 
     def _spawn(self, command: list[str], **streams: Any) -> "subprocess.Popen[bytes]":
-        account: dict[str, Any] = {}
         if running_as_root():
-            account = {"user": "nobody", "group": _nobody_group(), "extra_groups": []}
+            command = [sys.executable, "-I", "-S", "-c", _AS_NOBODY, *command]
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
         # A session of its own: the terminal's Ctrl-C must reach us first, so that we stop things in order.
         return subprocess.Popen(
@@ -163,7 +175,6 @@ class PostgresServer:
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             **streams,
-            **account,
         )
 
     def _end_leftover(self) -> None:
