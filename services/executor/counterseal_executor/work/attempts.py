@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from counterseal.documents.effects import effect_key, output_digest, resolved_args_digest
 from counterseal.documents.plan import Step
-from counterseal.errors import Contained, LedgerUnavailable, ServiceError
+from counterseal.errors import Contained, ServiceError
 from counterseal_executor import database as db
 from counterseal_executor.connectors.base import Answer, Applied, Credential, Refused, Unknown
 from counterseal_executor.containment import store as containment
@@ -31,18 +31,26 @@ from counterseal_executor.work.job import Job
 
 GRANT_MARGIN_SECONDS = 10
 MAX_UNDO_TRIES = 3
+REFUSED_FOR_GOOD = frozenset(
+    {"INPUT_INVALID", "NOT_CANONICAL", "IDEMPOTENCY_KEY_REUSED", "PEER_NOT_ALLOWED", "ENVIRONMENT_MISMATCH"}
+    | {"LOG_FROZEN", "LOG_FORKED"}
+)
 NOT_SENT_CODES = frozenset({"FENCED", "LEASE_LOST", "CONTAINED"})
 
 log = logging.getLogger(__name__)
 
 
 class Halt(Exception):
-    """The plan cannot go on now: `reason` is a HALTED reason, `event` the plan's transition."""
+    """The plan cannot go on now: `reason` is a HALTED reason, `event` the plan's transition.
 
-    def __init__(self, reason: str, event: str = "pause") -> None:
+    congested: nothing is broken, there are only too many at once; the next try comes soon instead of ever later.
+    """
+
+    def __init__(self, reason: str, event: str = "pause", *, congested: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.event = event
+        self.congested = congested
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,8 @@ async def perform(job: Job, step: Step, *, undo: bool) -> None:
         await job.means.maker.outbox.deliver(started.attempt.intent_event_id)
     except ServiceError as error:
         await _not_sent(job, started, error.reason)
-        raise Halt("LEDGER_UNAVAILABLE" if isinstance(error, LedgerUnavailable) else "OPERATOR") from None
+        # Only what the ledger will never take needs a person; any other failure is a ledger that did not answer.
+        raise Halt("OPERATOR" if error.reason in REFUSED_FOR_GOOD else "LEDGER_UNAVAILABLE") from None
     try:
         credential = await _borrow(job, started)
     except ServiceError as error:
@@ -368,7 +377,9 @@ def _halt_of(error: ServiceError) -> Halt:
         return Halt("CONTAINED", "trip")
     if error.reason == "LEDGER_UNAVAILABLE":
         return Halt("LEDGER_UNAVAILABLE")
-    if error.code in ("UNAVAILABLE", "RESOURCE_EXHAUSTED") or error.reason in ("PRIOR_GRANT_LIVE", "INTENT_MISSING"):
+    if error.code == "RESOURCE_EXHAUSTED":
+        return Halt("CREDENTIALS_UNAVAILABLE", congested=True)
+    if error.code == "UNAVAILABLE" or error.reason in ("PRIOR_GRANT_LIVE", "INTENT_MISSING"):
         return Halt("CREDENTIALS_UNAVAILABLE")
     if error.reason in ("DECISION_INVALID", "TOOL_CHANGED"):
         return Halt("POLICY_CHANGED")

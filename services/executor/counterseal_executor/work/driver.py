@@ -21,6 +21,8 @@ from counterseal_executor.work.engine import Action, next_action
 from counterseal_executor.work.job import Job, look
 
 MAX_PAUSE_SECONDS = 60.0
+CONGESTED_SECONDS = 4.0
+"""Until the next try when too many credentials were out at once: about what a few steps take."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Driver:
             try:
                 await self._do(action)
             except attempts.Halt as halt:
-                await self._halt(halt.event, halt.reason)
+                await self._halt(halt.event, halt.reason, congested=halt.congested)
             except Contained:
                 await self._halt("trip", "CONTAINED")
             except PolicyChanged:
@@ -116,15 +118,20 @@ class Driver:
         self._job.means.maker.outbox.wake()
         self._job.means.signals.changed(self._job.lease.plan_id)
 
-    async def _halt(self, event: str, reason: str) -> None:
-        """Pause the plan where its state allows; one that is being undone needs a person instead."""
+    async def _halt(self, event: str, reason: str, *, congested: bool = False) -> None:
+        """Pause the plan where its state allows; one that is being undone needs a person instead.
+
+        Pauses are scattered: plans that were stopped together must not come back together.
+        """
         async with self._change() as unit:
-            tries = unit.plan.tries + 1
+            tries = unit.plan.tries + (0 if congested else 1)
+            scatter = self._job.means.maker.randomness(1)[0] / 255
+            pause = CONGESTED_SECONDS if congested else _pause(tries - 1)
             if event not in states.PLAN.get(unit.plan.state, {}):
                 event = "comp_failed" if unit.plan.state == "COMPENSATING" and reason == "POLICY_CHANGED" else ""
             if event:
                 unit.move_plan(event, reason_code=reason)
-            unit.set_plan(tries=tries, next_try_ms=unit.now_ms + int(_pause(tries - 1) * 1000))
+            unit.set_plan(tries=tries, next_try_ms=unit.now_ms + int(pause * (0.75 + 0.5 * scatter) * 1000))
         self._job.means.maker.outbox.wake()
         self._job.means.signals.changed(self._job.lease.plan_id)
         if not event:
