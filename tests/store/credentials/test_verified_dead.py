@@ -1,6 +1,7 @@
 """A client that reconnects in a loop slips in after Vault's own revocation; after *verified dead* it never commits.
 
-The first test takes the guard away and shows that the trap is real; the second attacks the guard.
+The trap is rare by nature (a few rounds in a hundred without the sweep), so these rounds attack the guard but do not
+yet show, by taking it away, that they would notice.
 """
 
 import asyncio

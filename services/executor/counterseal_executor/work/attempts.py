@@ -32,8 +32,15 @@ from counterseal_executor.work.job import Job
 GRANT_MARGIN_SECONDS = 10
 MAX_UNDO_TRIES = 3
 REFUSED_FOR_GOOD = frozenset(
-    {"INPUT_INVALID", "NOT_CANONICAL", "IDEMPOTENCY_KEY_REUSED", "PEER_NOT_ALLOWED", "ENVIRONMENT_MISMATCH"}
-    | {"LOG_FROZEN", "LOG_FORKED"}
+    {
+        "INPUT_INVALID",
+        "NOT_CANONICAL",
+        "IDEMPOTENCY_KEY_REUSED",
+        "PEER_NOT_ALLOWED",
+        "ENVIRONMENT_MISMATCH",
+        "LOG_FROZEN",
+        "LOG_FORKED",
+    }
 )
 NOT_SENT_CODES = frozenset({"FENCED", "LEASE_LOST", "CONTAINED"})
 
