@@ -1,12 +1,30 @@
-"""Scene 1: an action of low risk runs at once, and the ledger holds its intent before its effect."""
+"""Scene 1: an action of low risk runs at once, and the ledger holds its intent before its effect.
+
+Four more like it run side by side: so many entries fill a whole tile, and the export of scene 7 has a full one.
+"""
+
+import asyncio
 
 from counterseal.cli.demo.stage import Stage, draft, expect, refund
 
-TITLE = "a small refund is allowed and runs at once"
+TITLE = "small refunds are allowed and run at once"
+MORE = 4
 
 
 async def play(stage: Stage) -> list[str]:
-    """Refund 20.00 of an order of 80.00."""
+    """Refund 20.00 of an order of 80.00; then the same for four other orders at once."""
+    digest, reasons, intent, outcome = await _refund(stage)
+    others = await asyncio.gather(*(_refund(stage) for _ in range(MORE)))
+    leaves = ", ".join(str(other[2]) for other in sorted(others, key=lambda other: other[2]))
+    return [
+        f"plan {digest}",
+        f"ALLOW {', '.join(reasons)}; intent is leaf {intent}, outcome leaf {outcome}",
+        f"and {MORE} more side by side; their intents are leaves {leaves}",
+    ]
+
+
+async def _refund(stage: Stage) -> tuple[str, list[str], int, int]:
+    """Refund 20.00 and return the plan's digest, the reasons, the leaf of the intent and that of the outcome."""
     order = await stage.new_order(8000)
     request = stage.request()
     proposal = await request.propose(draft("Refund a late delivery", refund(order, 2000)))
@@ -20,7 +38,4 @@ async def play(stage: Stage) -> list[str]:
     said = entry["data"]["outcome"]
     expect(intent < outcome and said == "applied", f"the ledger says: intent leaf {intent}, {said} leaf {outcome}")
     await stage.entry(proposal.plan_digest, "plan.ended")
-    return [
-        f"plan {proposal.plan_digest}",
-        f"ALLOW {', '.join(proposal.reason_codes)}; intent is leaf {intent}, outcome leaf {outcome}",
-    ]
+    return proposal.plan_digest, list(proposal.reason_codes), intent, outcome
