@@ -4,6 +4,7 @@ Text, lists and messages that are empty on the wire are absent from the content;
 always there. Producers make entries with `new_entry`, which refuses here what the ledger would refuse later.
 """
 
+import functools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -155,18 +156,23 @@ def content_of(entry: ledger_pb2.NewEntry) -> JsonObject:
 
 def _object(message: Message) -> JsonObject:
     out: JsonObject = {}
-    for field in message.DESCRIPTOR.fields:
-        value = getattr(message, field.name)
-        if field.is_repeated:
-            items = [_object(item) if field.message_type is not None else item for item in value]
-            if items:
-                out[field.name] = items
-        elif field.message_type is not None:
-            if message.HasField(field.name):
-                out[field.name] = _object(value)
+    for name, is_repeated, is_message in _fields_of(message.DESCRIPTOR):
+        value = getattr(message, name)
+        if is_repeated:
+            if value:
+                out[name] = [_object(item) for item in value] if is_message else list(value)
+        elif is_message:
+            if message.HasField(name):
+                out[name] = _object(value)
         elif value != "":
-            out[field.name] = value
+            out[name] = value
     return out
+
+
+@functools.cache
+def _fields_of(descriptor: Any) -> tuple[tuple[str, bool, bool], ...]:
+    """Return (name, repeated, message) of every field: asking the descriptor is dearer than reading the value."""
+    return tuple((field.name, field.is_repeated, field.message_type is not None) for field in descriptor.fields)
 
 
 def _fill(message: Message, data: Mapping[str, Any], where: str) -> None:

@@ -165,6 +165,14 @@ def test_a_commit_has_one_event_id_for_ever() -> None:
         entries.check_content({**content, "event_id": uuid(9)})
 
 
+@pytest.mark.parametrize(
+    "optional", [{}, {"step": "s1", "stream": "plan:p", "seq": 3}, {"_sd": ["A" * 43], "_sd_alg": "sha-256"}]
+)
+def test_bytes_and_request_hash_of_one_encoding_are_those_of_two(optional: dict[str, object]) -> None:
+    content = {**intent(), **optional}
+    assert entries.build_hashed(content, SRV) == (entries.build(content, SRV), entries.request_hash(content))
+
+
 def test_the_request_hash_covers_content_and_disclosure_digests_but_not_srv() -> None:
     content = intent()
     assert entries.request_hash(content).hex() == digest_of("append-request", content).removeprefix("sha256:")

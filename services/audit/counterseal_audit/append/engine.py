@@ -72,10 +72,11 @@ def prepare(
         if producer not in known.producers:
             raise PeerNotAllowed(f"{producer} may not write {content['type']}")
         disclosure.check(request.disclosures, known.sealed)
-        data = entries.build(content, entries.Srv(receive_time_ms, producer, (), request.retention))
+        srv = entries.Srv(receive_time_ms, producer, (), request.retention)
+        data, req_hash = entries.build_hashed(content, srv)
     except VerificationError as error:
         raise InputInvalid(error.message, event_id=request.event_id[:64]) from error
-    return Prepared(request.event_id, entries.request_hash(content), leaf_hash(data), data)
+    return Prepared(request.event_id, req_hash, leaf_hash(data), data)
 
 
 def step(before: Frontier, batch: Sequence[Prepared]) -> Step:
