@@ -183,7 +183,9 @@ class LogWriter:
     async def _try(self, work: Sequence[_Pending], *, locked: bool) -> Step | None:
         items = [one.item for one in work]
         if locked:
-            taken = await self._store.append_locked(self._log_id, items, lambda head: self._step(self._checked(head), items))
+            taken = await self._store.append_locked(
+                self._log_id, items, lambda head: self._step(self._checked(head), items)
+            )
             if taken is None:
                 raise LogFrozen
             return taken

@@ -1,4 +1,4 @@
-"""Sealed payloads and their keys, rotations of log keys, cosigned checkpoints, and logs that can be closed for ever.
+"""Sealed payloads and their keys, rotations of log keys, cosigned checkpoints, requests that need two people.
 
 Payload rows and keys are inserted by the appending role, which can neither change nor remove them. A log is closed by
 clearing `open`; a trigger refuses to set it again, so that a closed log has a last checkpoint. The trigger fires only
@@ -50,6 +50,15 @@ def upgrade() -> None:
             publish_time timestamptz NOT NULL DEFAULT clock_timestamp(),
             PRIMARY KEY (log_id, n)
         )""")
+    op.execute("""
+        CREATE TABLE admin_request (
+            tenant text NOT NULL,
+            request_digest text NOT NULL,
+            person_id text NOT NULL,
+            subject text NOT NULL,
+            expire_time timestamptz NOT NULL,
+            PRIMARY KEY (tenant, request_digest)
+        )""")
     op.execute("ALTER TABLE ledger_checkpoint ADD cosigned bytea, ADD witnessed boolean NOT NULL DEFAULT false")
     for event in ("BEFORE UPDATE OR DELETE", "BEFORE TRUNCATE"):
         each, name = ("STATEMENT", "no_truncate") if "TRUNCATE" in event else ("ROW", "append_only")
@@ -67,6 +76,8 @@ def upgrade() -> None:
         )
         op.execute(f"CREATE POLICY append ON {table} FOR INSERT WITH CHECK (true)")
     op.execute(f"GRANT SELECT, INSERT ON ledger_dek, ledger_payload, ledger_rotation TO {RUNTIME}")
+    op.execute(f"GRANT SELECT, INSERT, DELETE ON admin_request TO {RUNTIME}")
+    op.execute(f"GRANT UPDATE (person_id, subject, expire_time) ON admin_request TO {RUNTIME}")
     op.execute(f"GRANT UPDATE (open) ON ledger_head TO {RUNTIME}")
 
 
