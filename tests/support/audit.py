@@ -34,7 +34,7 @@ from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.store import CheckpointStore
-from counterseal_audit.logs.keys import PseudonymKeys
+from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
@@ -117,10 +117,11 @@ async def replica(
 
 
 def _parts(engine: AsyncEngine, signer: LocalLogSigner) -> Replica:
-    logs, checkpoints, heads = LogStore(engine), CheckpointStore(engine), SignedHeads()
+    logs, checkpoints, heads, sealer = LogStore(engine), CheckpointStore(engine), SignedHeads(), LocalSealer()
     ledger = Ledger(
         engine,
-        PseudonymKeys(engine, LocalSealer()),
+        PseudonymKeys(engine, sealer),
+        HeadMacKey(engine, sealer),
         signer,
         environment=ENVIRONMENT,
         origin_domain=DOMAIN,

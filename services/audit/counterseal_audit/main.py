@@ -16,7 +16,7 @@ from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.config import AuditConfig
 from counterseal_audit.database import unsafe_settings
-from counterseal_audit.logs.keys import PseudonymKeys, VaultLogSigner, VaultSealer
+from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import LogStore
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
@@ -28,11 +28,12 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     unsafe = await unsafe_settings(rt.engine)
     if unsafe and not config.allow_unsafe_database:
         raise ConfigError([f"database: {name} is off; PostgreSQL may lose what it acknowledged" for name in unsafe])
-    signer = VaultLogSigner(rt.vault, rt.environment)
+    signer, sealer = VaultLogSigner(rt.vault, rt.environment), VaultSealer(rt.vault, rt.environment)
     logs, checkpoints, heads = LogStore(rt.engine), CheckpointStore(rt.engine), SignedHeads()
     ledger = Ledger(
         rt.engine,
-        PseudonymKeys(rt.engine, VaultSealer(rt.vault, rt.environment)),
+        PseudonymKeys(rt.engine, sealer),
+        HeadMacKey(rt.engine, sealer),
         signer,
         environment=rt.environment,
         origin_domain=config.origin_domain or rt.trust_domain,

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -19,7 +22,8 @@ from counterseal.errors import (
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
-from counterseal_audit.append.engine import Prepared, step
+from counterseal_audit.append.engine import Prepared, SealedPayload, step
+from counterseal_audit.append.mac import HeadMac
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
 from counterseal_audit.database import connection, unsafe_settings
@@ -82,7 +86,7 @@ async def test_a_writer_that_keeps_losing_takes_the_lock_after_the_third_loss(fr
                 tries.append("locked")
                 return await super().append_locked(*args)  # type: ignore[arg-type]
 
-        writer = LogWriter(log.log_id, Unlucky(slow.engine))
+        writer = LogWriter(log.log_id, Unlucky(slow.engine), await slow.ledger.mac_of(log))
         item = await slow.ledger._prepare(changed(stream="plan:slow"), "executor")
         receipt = await writer.submit([item])[0]
         assert tries == ["optimistic"] * 3 + ["locked"]
@@ -198,7 +202,7 @@ async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_databas
                     raise asyncpg.ConnectionDoesNotExistError("the answer to COMMIT was lost")
                 return done
 
-        writer = LogWriter(log.log_id, Cut(parts.engine))
+        writer = LogWriter(log.log_id, Cut(parts.engine), await parts.ledger.mac_of(log))
         item = await parts.ledger._prepare(changed(stream="plan:1"), "executor")
         receipt = await writer.submit([item])[0]
         assert receipt.index == 2
@@ -224,11 +228,65 @@ async def test_a_closed_log_refuses(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:
         await append_one(parts, changed())
+        log = await parts.log()
+        closed = (await parts.ledger.mac_of(log)).of((await parts.ledger.head(log)).frontier, is_open=False)
         admin = await asyncpg.connect(database.admin_dsn)
-        await admin.execute("UPDATE ledger_head SET open = false")
+        await admin.execute("UPDATE ledger_head SET open = false, mac = $1", closed)
         await admin.close()
         with pytest.raises(LogFrozen):
             await append_one(parts, changed(seq=2))
+
+
+FLIP = "set_byte({0}, {1}, get_byte({0}, {1}) # 1)"
+FORGED_HEADS = {
+    "the MAC altered": f"UPDATE ledger_head SET mac = {FLIP.format('mac', 5)}",
+    "the MAC removed": "UPDATE ledger_head SET mac = NULL",
+    "closed by hand": "UPDATE ledger_head SET open = false",
+    "another tenant's whole head row": """
+        UPDATE ledger_head h SET (size, frontier, root, mac) = (o.size, o.frontier, o.root, o.mac)
+        FROM ledger_head o WHERE o.log_id <> h.log_id""",
+    "root and frontier of other leaves": f"UPDATE ledger_head SET root = {FLIP.format('root', 3)}",
+}
+
+
+@requirement("ledger:append-only")
+@pytest.mark.parametrize("statement", list(FORGED_HEADS.values()), ids=list(FORGED_HEADS))
+async def test_nothing_is_appended_behind_a_head_that_no_replica_wrote(
+    fresh_database: FreshDatabase, statement: str
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed())
+        await append_one(parts, changed(tenant="globex"))
+    admin = await asyncpg.connect(database.admin_dsn)
+    await admin.execute(statement)
+    async with replica(database) as fresh:  # another process, without the frontier in memory
+        with pytest.raises(LogForked):
+            await append_one(fresh, changed(seq=2))
+        assert await fresh.publisher.publish_once() <= 1
+    assert await admin.fetchval("SELECT count(*) FROM ledger_entry") == 4
+    await admin.close()
+
+
+async def test_payloads_are_written_by_the_statement_that_writes_their_entries(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, changed())
+        items = [await parts.ledger._prepare(changed(stream=f"plan:{n}"), "executor") for n in range(3)]
+        key = uuid4()
+        sealed = tuple(SealedPayload(n, date(2027, 1, 31), key, b"c%d" % n, held=False) for n in range(2))
+        items[1] = replace(items[1], payload=sealed)
+        items[2] = replace(items[2], payload=(SealedPayload(0, None, key, b"forever", held=True),))
+        receipts = await asyncio.gather(*(await parts.writer()).submit(items))
+    admin = await asyncpg.connect(database.admin_dsn)
+    rows = await admin.fetch("SELECT idx, ord, due_on, held, dek_id, ciphertext FROM ledger_payload ORDER BY idx, ord")
+    assert [tuple(row) for row in rows] == [
+        (receipts[1].index, 0, date(2027, 1, 31), False, key, b"c0"),
+        (receipts[1].index, 1, date(2027, 1, 31), False, key, b"c1"),
+        (receipts[2].index, 0, None, True, key, b"forever"),
+    ]
+    await admin.close()
+    await stored(database)
 
 
 @requirement("ledger:append-only")
@@ -374,7 +432,9 @@ async def test_settings_that_lose_commits_are_named(fresh_database: FreshDatabas
 
 def test_a_step_is_the_tree_after_the_batch() -> None:
     items = [Prepared(str(n), b"", leaf_hash(b"%d" % n), b"") for n in range(300)]
-    first = step(Frontier(), items[:200])
-    second = step(first.after, items[200:])
+    mac = HeadMac(b"k" * 32, "example.org/log")
+    first = step(Frontier(), items[:200], mac.of)
+    second = step(first.after, items[200:], mac.of)
     assert second.after == Frontier().extend(item.leaf_hash for item in items)
+    assert second.mac == mac.of(second.after) != mac.of(second.after, is_open=False)
     assert [(node.level, node.n) for node in second.nodes] == [(1, 0)]

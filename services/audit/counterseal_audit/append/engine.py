@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
 
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.errors import EnvironmentMismatch, InputInvalid, PeerNotAllowed
@@ -20,13 +22,31 @@ PSEUDONYM_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
+class SealedPayload:
+    """One disclosure of an entry as it is stored: encrypted under the data key `dek_id`.
+
+    ord: its position among the entry's disclosures. due_on: when retention drops it; None: never. held: a legal hold.
+    """
+
+    ord: int
+    due_on: date | None
+    dek_id: UUID
+    ciphertext: bytes
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
-    """An entry that is ready to be written: its bytes and the two hashes that are stored beside it (32 bytes each)."""
+    """An entry that is ready to be written: its bytes and the two hashes that are stored beside it (32 bytes each).
+
+    payload: its sealed part, written by the same statement.
+    """
 
     event_id: str
     req_hash: bytes
     leaf_hash: bytes
     entry: bytes
+    payload: tuple[SealedPayload, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +60,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The head before and after a batch, and the subtrees that the batch completed."""
+    """The head before and after a batch, the MAC of the latter, and the subtrees that the batch completed."""
 
     before: Frontier
     after: Frontier
+    mac: bytes
     nodes: tuple[Node, ...]
 
 
@@ -79,8 +100,8 @@ def prepare(
     return Prepared(request.event_id, req_hash, leaf_hash(data), data)
 
 
-def step(before: Frontier, batch: Sequence[Prepared]) -> Step:
-    """Return how a batch extends the tree."""
+def step(before: Frontier, batch: Sequence[Prepared], seal: Callable[[Frontier], bytes]) -> Step:
+    """Return how a batch extends the tree. seal: makes the MAC of the new head."""
     nodes: list[Node] = []
 
     def on_node(height: int, index: int, node: bytes) -> None:
@@ -89,4 +110,4 @@ def step(before: Frontier, batch: Sequence[Prepared]) -> Step:
             nodes.append(Node(level, index, node))
 
     after = before.extend((item.leaf_hash for item in batch), on_node)
-    return Step(before, after, tuple(nodes))
+    return Step(before, after, seal(after), tuple(nodes))

@@ -14,11 +14,12 @@ from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import leaf_hash
 from counterseal_audit.append.engine import Prepared, prepare, pseudonymiser
+from counterseal_audit.append.mac import Head, HeadMac
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.database import CONNECTION_LOST
-from counterseal_audit.logs.keys import LogSigner, PseudonymKeys
+from counterseal_audit.logs.keys import HeadMacKey, LogSigner, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
 
 
@@ -29,6 +30,7 @@ class Ledger:
         self,
         engine: AsyncEngine,
         pseudonyms: PseudonymKeys,
+        mac_key: HeadMacKey,
         signer: LogSigner,
         *,
         environment: str,
@@ -41,6 +43,7 @@ class Ledger:
         self._store = AppendStore(engine)
         self._checkpoints = CheckpointStore(engine)
         self._pseudonyms = pseudonyms
+        self._mac_key = mac_key
         self._signer = signer
         self._origin_domain = origin_domain
         self._clock = clock
@@ -94,13 +97,24 @@ class Ledger:
                 try:
                     log = await self._logs.find(tenant, self.environment) or await self._create(tenant)
                     signed = await self._checkpoints.latest(log.log_id)
+                    mac = await self.mac_of(log)
                 except CONNECTION_LOST as error:
                     raise LedgerUnavailable("the ledger's database does not answer") from error
-                writer = LogWriter(log.log_id, self._store)
+                writer = LogWriter(log.log_id, self._store, mac)
                 if signed is not None:  # a database older than its own checkpoints is not appended to
                     writer.remember(signed.size, signed.published.root)
                 self._known[tenant] = (log, writer)
         return self._known[tenant]
+
+    async def mac_of(self, log: Log) -> HeadMac:
+        """Return what makes and checks the MACs of a log's heads."""
+        return HeadMac(await self._mac_key.get(), log.origin)
+
+    async def head(self, log: Log) -> Head:
+        """Return a log's head. Raises VerificationError unless a replica wrote it."""
+        head = await self._store.head(log.log_id)
+        (await self.mac_of(log)).check(head)
+        return head
 
     def writer_of(self, log_id: int) -> LogWriter | None:
         """Return the writer of a log that this process has opened."""
@@ -135,7 +149,8 @@ class Ledger:
             key = VerifierKey.make(origin, public[max(public)])
         except VerificationError as error:
             raise SealUnavailable(f"the log key cannot be used: {error.message}") from error
-        return await self._logs.create(tenant, self.environment, key, self._genesis(tenant, key))
+        mac = HeadMac(await self._mac_key.get(), origin)
+        return await self._logs.create(tenant, self.environment, key, self._genesis(tenant, key), mac.of)
 
     def _genesis(self, tenant: str, key: VerifierKey) -> Prepared:
         now = self._clock()

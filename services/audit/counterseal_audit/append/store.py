@@ -13,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared, Step
+from counterseal_audit.append.mac import Head
 from counterseal_audit.database import connection, reading
 
 APPEND = """
 WITH h AS (
-  UPDATE ledger_head SET size = $2::bigint + $3::bigint, frontier = $4, root = $5
+  UPDATE ledger_head SET size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $14
    WHERE log_id = $1 AND size = $2 AND root = $6 AND open RETURNING 1
 ), e AS (
   INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)
@@ -28,8 +29,14 @@ WITH h AS (
   INSERT INTO ledger_node (log_id, level, n, hash)
   SELECT $1, t.level, t.n, t.hash FROM h, unnest($11::smallint[], $12::bigint[], $13::bytea[]) AS t(level, n, hash)
   RETURNING 1
+), p AS (
+  INSERT INTO ledger_payload (log_id, idx, ord, due_on, held, dek_id, ciphertext)
+  SELECT $1, $2::bigint + t.at, t.ord, t.due_on, t.held, t.dek_id, t.ciphertext
+    FROM h, unnest($15::bigint[], $16::smallint[], $17::date[], $18::boolean[], $19::uuid[], $20::bytea[])
+         AS t(at, ord, due_on, held, dek_id, ciphertext)
+  RETURNING 1
 )
-SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n)
+SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n), (SELECT count(*) FROM p)
 """
 
 
@@ -39,15 +46,6 @@ class DuplicateIds(Exception):
 
 class DataRefused(Exception):
     """The database refuses some row of the batch for what it holds; nothing was written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A log's head row. `open` is false once the log is frozen."""
-
-    open: bool
-    frontier: Frontier
-    root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +101,18 @@ class AppendStore:
         }
 
 
-_SELECT_HEAD = "SELECT open, size, frontier, root FROM ledger_head WHERE log_id = $1"
+_SELECT_HEAD = "SELECT open, size, frontier, root, mac FROM ledger_head WHERE log_id = $1"
 
 
 def _head(row: Any) -> Head:
-    return Head(row["open"], Frontier.parse(row["size"], row["frontier"]), row["root"])
+    return Head(row["open"], Frontier.parse(row["size"], row["frontier"]), row["root"], row["mac"])
 
 
 async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
     before, after = step.before, step.after
+    sealed = [(at, one) for at, item in enumerate(batch) for one in item.payload]
     try:
-        moved, written, nodes = await raw.fetchrow(
+        moved, written, nodes, payloads = await raw.fetchrow(
             APPEND,
             log_id,
             before.size,
@@ -128,11 +127,18 @@ async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared]) 
             [node.level for node in step.nodes],
             [node.n for node in step.nodes],
             [node.hash for node in step.nodes],
+            step.mac,
+            [at for at, _ in sealed],
+            [one.ord for _, one in sealed],
+            [one.due_on for _, one in sealed],
+            [one.held for _, one in sealed],
+            [one.dek_id for _, one in sealed],
+            [one.ciphertext for _, one in sealed],
         )
     except asyncpg.UniqueViolationError:
         raise DuplicateIds from None
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
         raise DataRefused(type(error).__name__) from None
-    if moved and (written, nodes) != (len(batch), len(step.nodes)):
+    if moved and (written, nodes, payloads) != (len(batch), len(step.nodes), len(sealed)):
         raise AssertionError("the statement wrote another number of rows than it was given")
     return bool(moved)

@@ -24,7 +24,8 @@ from counterseal.errors import (
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared, Step, step
-from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds, Head
+from counterseal_audit.append.mac import Head, HeadMac
+from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds
 from counterseal_audit.database import CONNECTION_LOST
 
 FLUSH_ENTRIES = 1024
@@ -61,8 +62,9 @@ class _Pending:
 class LogWriter:
     """The queue of one log and the flush behind it."""
 
-    def __init__(self, log_id: int, store: AppendStore) -> None:
+    def __init__(self, log_id: int, store: AppendStore, mac: HeadMac) -> None:
         self._log_id = log_id
+        self._mac = mac
         self._store = store
         self._queue: deque[_Pending] = deque()
         self._queued_bytes = 0
@@ -181,22 +183,26 @@ class LogWriter:
     async def _try(self, work: Sequence[_Pending], *, locked: bool) -> Step | None:
         items = [one.item for one in work]
         if locked:
-            taken = await self._store.append_locked(self._log_id, items, lambda head: step(self._checked(head), items))
+            taken = await self._store.append_locked(
+                self._log_id, items, lambda head: self._step(self._checked(head), items)
+            )
             if taken is None:
                 raise LogFrozen
             return taken
         if self._frontier is None:
             self._frontier = self._checked(await self._store.head(self._log_id))
-        wanted = step(self._frontier, items)
+        wanted = self._step(self._frontier, items)
         return wanted if await self._store.append(self._log_id, wanted, items) else None
 
+    def _step(self, frontier: Frontier, items: Sequence[Prepared]) -> Step:
+        return step(frontier, items, self._mac.of)
+
     def _checked(self, head: Head) -> Frontier:
-        """Return the head's frontier. Raises LogFrozen; VerificationError when the head went back or changed."""
+        """Return the head's frontier. Raises LogFrozen; VerificationError when it is not ours, went back or changed."""
+        self._mac.check(head)
         if not head.open:
             raise LogFrozen
         size, root = self._seen
-        if head.frontier.root() != head.root:
-            raise VerificationError("the head's root is not that of its frontier", kind="forked")
         if head.frontier.size < size or (head.frontier.size == size and head.root != root):
             raise VerificationError(f"the head went back from size {size} to {head.frontier.size}", kind="forked")
         return head.frontier

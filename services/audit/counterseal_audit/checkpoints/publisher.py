@@ -116,13 +116,14 @@ class Publisher:
 
     async def _sign(self, one: Log, last: Published | None) -> int:
         key = one.key
-        head = await self.store.head(one.log_id)
+        head = await self.ledger.head(one)
+        size = head.frontier.size
         frontier = engine.start_of(last, key)
-        if head.size < frontier.size:
-            engine.check_head(frontier, head.size, head.root)
-        async for chunk in self.store.entries(one.log_id, frontier.size, head.size):
+        if size < frontier.size:
+            engine.check_head(frontier, size, head.root)
+        async for chunk in self.store.entries(one.log_id, frontier.size, size):
             frontier = engine.grow(frontier, chunk)
-        engine.check_head(frontier, head.size, head.root)
+        engine.check_head(frontier, size, head.root)
         if last is not None and frontier.size == last.frontier.size:
             return 0
         text = engine.text_of(key, frontier)

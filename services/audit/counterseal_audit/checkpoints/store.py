@@ -22,14 +22,6 @@ class StoredCheckpoint:
     publish_time_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeadRow:
-    """A head as it is stored."""
-
-    size: int
-    root: bytes
-
-
 class CheckpointStore:
     """The rows of `ledger_checkpoint` and `ledger_bucket`."""
 
@@ -58,12 +50,6 @@ class CheckpointStore:
         """Return the size of every head."""
         async with connection(self._engine) as raw:
             return {row["log_id"]: row["size"] for row in await raw.fetch("SELECT log_id, size FROM ledger_head")}
-
-    async def head(self, log_id: int) -> HeadRow:
-        """Return one head row."""
-        async with connection(self._engine) as raw:
-            row = await raw.fetchrow("SELECT size, root FROM ledger_head WHERE log_id = $1", log_id)
-        return HeadRow(row["size"], row["root"])
 
     async def latest(self, log_id: int) -> StoredCheckpoint | None:
         """Return the latest checkpoint of a log."""

@@ -1,6 +1,7 @@
-"""Keys of the logs: the one that signs checkpoints, and the tenants' pseudonym keys. Both live in Vault's transit.
+"""Keys of the logs: the one that signs checkpoints, the tenants' pseudonym keys, the head MAC's. All live in transit.
 
-A pseudonym key is a data key of the tenant's own key-encryption key: stored wrapped, opened in memory only. Only
+A pseudonym key is a data key of the tenant's own key-encryption key, the head MAC's one of the environment's: stored
+wrapped, opened in memory only. Only
 `datakey` makes one: `encrypt` on a destroyed key would silently create it again.
 """
 
@@ -94,19 +95,39 @@ class PseudonymKeys:
     """The tenants' pseudonym keys: made on first use, the same on every replica, cached in memory."""
 
     def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+        self._secrets = _Secrets(engine, sealer)
+
+    async def get(self, tenant: str) -> bytes:
+        """Return the tenant's key (32 bytes)."""
+        return await self._secrets.get(f"pseudonym:{tenant}", tenant)
+
+
+class HeadMacKey:
+    """The environment's key for the MACs of head rows: stored wrapped, in clear in memory only."""
+
+    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+        self._secrets = _Secrets(engine, sealer)
+
+    async def get(self) -> bytes:
+        """Return the key (32 bytes)."""
+        return await self._secrets.get("head-mac", SYSTEM_TENANT)
+
+
+class _Secrets:
+    """Data keys by name, each wrapped by a tenant's key-encryption key."""
+
+    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
         self._engine = engine
         self._sealer = sealer
         self._keys: dict[str, bytes] = {}
 
-    async def get(self, tenant: str) -> bytes:
-        """Return the tenant's key (32 bytes)."""
-        key = self._keys.get(tenant)
+    async def get(self, name: str, tenant: str) -> bytes:
+        key = self._keys.get(name)
         if key is None:
-            key = self._keys[tenant] = await self._sealer.open(tenant, await self._wrapped(tenant))
+            key = self._keys[name] = await self._sealer.open(tenant, await self._wrapped(name, tenant))
         return key
 
-    async def _wrapped(self, tenant: str) -> str:
-        name = f"pseudonym:{tenant}"
+    async def _wrapped(self, name: str, tenant: str) -> str:
         async with connection(self._engine) as raw:
             wrapped = await raw.fetchval("SELECT wrapped FROM ledger_secret WHERE name = $1", name)
         if wrapped is not None:
@@ -116,5 +137,5 @@ class PseudonymKeys:
             await raw.execute(
                 "INSERT INTO ledger_secret (name, wrapped) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING", name, fresh
             )
-            # Whoever was first decides: two replicas must not make two pseudonyms of one person.
+            # Whoever was first decides: two replicas must not make two keys of one name.
             return str(await raw.fetchval("SELECT wrapped FROM ledger_secret WHERE name = $1", name))

@@ -1,5 +1,6 @@
 """Which logs exist: one per tenant, environment and shard, made together with its genesis entry."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,12 @@ class LogStore:
             rows = await raw.fetch(f"SELECT {_COLUMNS} FROM ledger_log WHERE environment = $1", environment)
         return [_log(row) for row in rows]
 
-    async def create(self, tenant: str, environment: str, key: VerifierKey, genesis: Prepared) -> Log:
+    async def create(
+        self, tenant: str, environment: str, key: VerifierKey, genesis: Prepared, seal: Callable[[Frontier], bytes]
+    ) -> Log:
         """Create shard 0 with its genesis entry at index 0, or return the one that somebody else just created.
 
-        The origin is the key's name. One transaction: a log without genesis is never seen.
+        The origin is the key's name; seal: makes the head's MAC. One transaction: a log without genesis is never seen.
         """
         head = Frontier().extend([genesis.leaf_hash])
         async with connection(self._engine) as raw, raw.transaction():
@@ -76,10 +79,11 @@ class LogStore:
             if row is not None:
                 log = _log(row)
                 await raw.execute(
-                    "INSERT INTO ledger_head (log_id, size, frontier, root) VALUES ($1, 1, $2, $3)",
+                    "INSERT INTO ledger_head (log_id, size, frontier, root, mac) VALUES ($1, 1, $2, $3, $4)",
                     log.log_id,
                     head.serialize(),
                     head.root(),
+                    seal(head),
                 )
                 await raw.execute(
                     "INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)"
