@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import asyncpg
 import grpc
@@ -31,9 +31,12 @@ from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
 from counterseal_audit.append.writer import LogWriter, Receipt
+from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.store import CheckpointStore
+from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
+from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader.service import ReaderServicer
@@ -50,14 +53,49 @@ class LocalLogSigner:
 
     def __init__(self) -> None:
         self.keys = {1: SigningKey(b"\x01" * 32)}
-        self.calls = 0
+        self.signatures = 0
 
     async def public_keys(self) -> dict[int, bytes]:
         return {version: bytes(key.verify_key) for version, key in self.keys.items()}
 
-    async def sign(self, message: bytes, version: int) -> bytes:
-        self.calls += 1
-        return self.keys[version].sign(message).signature
+    async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
+        self.signatures += len(messages)
+        return [self.keys[version].sign(message).signature for message in messages]
+
+
+class LocalAnchors:
+    """Anchors in this process, with KV's compare-and-set; one per database, since replicas share them."""
+
+    of_database: ClassVar[dict[str, "LocalAnchors"]] = {}
+
+    def __init__(self) -> None:
+        self.pages: dict[int, Page] = {}
+        self.deleted: dict[int, int] = {}
+        self.logs: dict[str, dict[int, Birth]] = {}
+        self.writes = 0
+
+    async def read(self, bucket: int) -> Page:
+        return self.pages.get(bucket, Page(0, {}))
+
+    async def write(self, bucket: int, page: Page) -> None:
+        await asyncio.sleep(0)
+        if page.version != self.pages.get(bucket, Page(self.deleted.get(bucket, 0), {})).version:
+            raise AnchorMoved
+        self.writes += 1
+        self.pages[bucket] = Page(page.version + 1, page.anchors)
+
+    async def write_anew(self, bucket: int, page: Page) -> None:
+        await self.write(bucket, Page(page.version or self.deleted.get(bucket, 0), page.anchors))
+
+    async def births(self, tenant: str) -> Mapping[int, Birth]:
+        return self.logs.get(tenant, {})
+
+    async def reserve(self, tenant: str, shard: int, wish: Birth) -> Birth:
+        return self.logs.setdefault(tenant, {}).setdefault(shard, wish)
+
+    def delete(self, bucket: int) -> None:
+        """As an operator might: the document reads as absent, its version goes on counting."""
+        self.deleted[bucket] = self.pages.pop(bucket).version
 
 
 class LocalSealer:
@@ -89,6 +127,8 @@ class Replica:
     reader: ReaderStore
     heads: SignedHeads
     publisher: Publisher
+    anchors: LocalAnchors
+    demand: Demand
 
     async def log(self, tenant: str = "acme") -> Log:
         return (await self.ledger.open(tenant))[0]
@@ -102,7 +142,10 @@ Connect = Callable[[], Any]
 
 @asynccontextmanager
 async def replica(
-    database: ServiceDatabase, signer: LocalLogSigner | None = None, connect: Connect | None = None
+    database: ServiceDatabase,
+    signer: LocalLogSigner | None = None,
+    connect: Connect | None = None,
+    anchors: LocalAnchors | None = None,
 ) -> AsyncIterator[Replica]:
     """One replica; several over one database are several processes' worth of state.
 
@@ -111,37 +154,51 @@ async def replica(
     more = {"async_creator": connect} if connect is not None else {}
     engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, **more)
     try:
-        yield _parts(engine, signer or LocalLogSigner())
+        shared = LocalAnchors.of_database.setdefault(database.name, LocalAnchors())
+        yield _parts(engine, signer or LocalLogSigner(), anchors or shared)
     finally:
         await engine.dispose()
 
 
-def _parts(engine: AsyncEngine, signer: LocalLogSigner) -> Replica:
+def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -> Replica:
     logs, checkpoints, heads, sealer = LogStore(engine), CheckpointStore(engine), SignedHeads(), LocalSealer()
-    ledger = Ledger(
-        engine,
-        PseudonymKeys(engine, sealer),
-        HeadMacKey(engine, sealer),
+    mac_key, demand = HeadMacKey(engine, sealer), Demand()
+    births = Births(
+        logs,
+        anchors,
         signer,
+        mac_key,
         environment=ENVIRONMENT,
         origin_domain=DOMAIN,
         clock=system_clock,
         new_id=new_id,
+    )
+    ledger = Ledger(
+        engine,
+        PseudonymKeys(engine, sealer),
+        mac_key,
+        anchors,
+        births,
+        environment=ENVIRONMENT,
+        clock=system_clock,
     )
     publisher = Publisher(
         logs,
         checkpoints,
         ledger,
         signer,
+        anchors,
         heads,
+        demand,
         owner=new_id(),
         interval_ms=100,
         lease_seconds=5,
         heartbeat_ms=3_600_000,
+        overlap_ms=3_600_000,
         clock=system_clock,
         new_id=new_id,
     )
-    return Replica(engine, signer, ledger, logs, checkpoints, ReaderStore(engine), heads, publisher)
+    return Replica(engine, signer, ledger, logs, checkpoints, ReaderStore(engine), heads, publisher, anchors, demand)
 
 
 @dataclass

@@ -11,6 +11,7 @@ class AuditConfig:
     checkpoint_interval_ms: how long an entry waits for a signed checkpoint at most, when Vault answers.
     lease_seconds: how long a replica that stopped answering keeps others from publishing in its place.
     heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
+    rotation_overlap_hours: for how long both keys sign after a log's key was rotated.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     """
 
@@ -18,6 +19,7 @@ class AuditConfig:
     checkpoint_interval_ms: int = 1000
     lease_seconds: int = 5
     heartbeat_minutes: int = 60
+    rotation_overlap_hours: int = 24
     allow_unsafe_database: bool = False
 
     def __post_init__(self) -> None:
@@ -28,3 +30,5 @@ class AuditConfig:
             raise ValueError("lease_seconds: expected 2 to 300")
         if not 1 <= self.heartbeat_minutes <= 1440:
             raise ValueError("heartbeat_minutes: expected 1 to 1440")
+        if not 0 <= self.rotation_overlap_hours <= 8760:
+            raise ValueError("rotation_overlap_hours: expected 0 to 8760")

@@ -11,11 +11,14 @@ from counterseal.rpc.runtime import Runtime, run_service
 from counterseal.rpc.server import Registration
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.config import AuditConfig
 from counterseal_audit.database import unsafe_settings
+from counterseal_audit.logs.anchors import VaultAnchors
+from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import LogStore
 from counterseal_audit.reader.service import ReaderServicer
@@ -30,26 +33,40 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         raise ConfigError([f"database: {name} is off; PostgreSQL may lose what it acknowledged" for name in unsafe])
     signer, sealer = VaultLogSigner(rt.vault, rt.environment), VaultSealer(rt.vault, rt.environment)
     logs, checkpoints, heads = LogStore(rt.engine), CheckpointStore(rt.engine), SignedHeads()
-    ledger = Ledger(
-        rt.engine,
-        PseudonymKeys(rt.engine, sealer),
-        HeadMacKey(rt.engine, sealer),
+    anchors, mac_key = VaultAnchors(rt.vault, rt.environment), HeadMacKey(rt.engine, sealer)
+    births = Births(
+        logs,
+        anchors,
         signer,
+        mac_key,
         environment=rt.environment,
         origin_domain=config.origin_domain or rt.trust_domain,
         clock=rt.clock,
         new_id=rt.new_id,
     )
+    ledger = Ledger(
+        rt.engine,
+        PseudonymKeys(rt.engine, sealer),
+        mac_key,
+        anchors,
+        births,
+        environment=rt.environment,
+        clock=rt.clock,
+    )
+    demand = Demand()
     publisher = Publisher(
         logs,
         checkpoints,
         ledger,
         signer,
+        anchors,
         heads,
+        demand,
         owner=rt.instance_id,
         interval_ms=config.checkpoint_interval_ms,
         lease_seconds=config.lease_seconds,
         heartbeat_ms=config.heartbeat_minutes * 60_000,
+        overlap_ms=config.rotation_overlap_hours * 3_600_000,
         clock=rt.clock,
         new_id=rt.new_id,
     )

@@ -8,6 +8,16 @@ from counterseal.vault.client import (
     Vault,
     VaultRefused,
     VaultUnavailable,
+    VersionMoved,
 )
 
-__all__ = ["Certificate", "Login", "Signer", "TransitSigner", "Vault", "VaultRefused", "VaultUnavailable"]
+__all__ = [
+    "Certificate",
+    "Login",
+    "Signer",
+    "TransitSigner",
+    "Vault",
+    "VaultRefused",
+    "VaultUnavailable",
+    "VersionMoved",
+]

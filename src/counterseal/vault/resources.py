@@ -62,6 +62,8 @@ def resources(settings: Provision, passwords: Mapping[str, str]) -> list[Resourc
     passwords: admin role -> password, for those whose password is set now; the others keep theirs.
     """
     return [
+        # Without it the anchors' compare-and-set would be the writer's choice: KV takes a write that names no version.
+        Resource(f"{settings.env.kv}/config", {"cas_required": True}),
         *_keys(settings),
         *_certificates(settings),
         *_policies(settings),

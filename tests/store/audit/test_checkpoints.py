@@ -1,6 +1,7 @@
 """The publisher signs nothing but what the stored entry bytes add up to from what it signed before."""
 
 import asyncio
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
@@ -48,7 +49,7 @@ async def test_a_log_that_grew_is_signed_once_and_an_idle_one_not_again(fresh_da
         await grow(parts, 300, 1)
         assert await parts.publisher.publish_once() == 1
         assert (await latest(parts)).size == 302
-        assert parts.signer.calls == 2
+        assert parts.signer.signatures == 2
 
 
 async def test_every_log_has_its_own_checkpoint_under_its_own_name(fresh_database: FreshDatabase) -> None:
@@ -84,7 +85,7 @@ async def test_two_publishers_without_a_lease_sign_the_same_bytes(fresh_database
         await grow(one, 0, 5)
         log = await one.log()
         await two.log()
-        await asyncio.gather(one.publisher._sign(log, None), two.publisher._sign(log, None))
+        await asyncio.gather(one.publisher._publish(log.bucket, [log]), two.publisher._publish(log.bucket, [log]))
     connection = await asyncpg.connect(database.admin_dsn)
     assert await connection.fetchval("SELECT count(*) FROM ledger_checkpoint") == 1
     await connection.close()
@@ -120,7 +121,7 @@ async def test_nothing_altered_since_the_last_checkpoint_is_ever_signed(
         log_id = (await parts.log()).log_id
         await alter(database, _of_acme(statement, log_id))
         assert await parts.publisher.publish_once() == 1, "the other tenant's log goes on"
-        assert parts.signer.calls == 2
+        assert parts.signer.signatures == 2
         with pytest.raises(LogForked):
             await grow(parts, 10, 1)
         await grow(parts, 3, 1, "globex")
@@ -148,7 +149,7 @@ async def test_an_older_state_of_the_whole_log_is_not_signed_over(fresh_database
         await parts.checkpoints.release(parts.publisher.owner)
     async with replica(database) as fresh:  # another process, which has seen nothing
         assert await fresh.publisher.publish_once() == 0
-        assert fresh.signer.calls == 0
+        assert fresh.signer.signatures == 0
     async with replica(database) as another:  # and not appended to, even before any publisher looked
         with pytest.raises(LogForked):
             await grow(another, 20, 1)
@@ -156,8 +157,8 @@ async def test_an_older_state_of_the_whole_log_is_not_signed_over(fresh_database
 
 async def test_a_signature_that_is_not_by_the_logs_key_is_not_published(fresh_database: FreshDatabase) -> None:
     class Wrong(LocalLogSigner):
-        async def sign(self, message: bytes, version: int) -> bytes:
-            return await super().sign(message + b"x", version)
+        async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
+            return await super().sign_batch([message + b"x" for message in messages], version)
 
     database = fresh_database("audit")
     async with replica(database, Wrong()) as parts:
@@ -170,10 +171,10 @@ async def test_without_vault_entries_are_taken_and_signed_later(fresh_database: 
     class Sealed(LocalLogSigner):
         sealed = False
 
-        async def sign(self, message: bytes, version: int) -> bytes:
+        async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
             if self.sealed:
                 raise SealUnavailable
-            return await super().sign(message, version)
+            return await super().sign_batch(messages, version)
 
     signer = Sealed()
     async with replica(fresh_database("audit"), signer) as parts:

@@ -6,7 +6,9 @@ import ssl
 import pytest
 from nacl.signing import VerifyKey
 
-from counterseal.vault import TransitSigner, Vault, VaultRefused, VaultUnavailable
+from counterseal.ids import new_id
+from counterseal.ledger import ed25519
+from counterseal.vault import TransitSigner, Vault, VaultRefused, VaultUnavailable, VersionMoved
 from counterseal.vault.names import BadName, Environment
 from support.openbao import Provisioned
 
@@ -73,12 +75,46 @@ async def test_an_agents_certificate_has_no_dns_name(provisioned: Provisioned) -
 
 async def test_kv_writes_compare_and_set(provisioned: Provisioned) -> None:
     vault = await provisioned.service("audit")
-    path = f"audit/{UUID}"
+    path = f"ledger/{UUID}"
     assert await vault.kv_get(ENV.kv, path) is None
     assert await vault.kv_put(ENV.kv, path, {"size": 1}, cas=0) == 1
     assert await vault.kv_get(ENV.kv, path) == ({"size": 1}, 1)
-    with pytest.raises(VaultRefused):
+    with pytest.raises(VersionMoved):
         await vault.kv_put(ENV.kv, path, {"size": 2}, cas=0)
+    vault.close()
+
+
+async def test_a_write_that_names_no_version_is_refused_and_a_deleted_value_keeps_its_version(
+    provisioned: Provisioned,
+) -> None:
+    vault, operator = await provisioned.service("audit"), await provisioned.operator()
+    path = f"ledger/{new_id()}"
+    with pytest.raises(VaultRefused, match="400"):
+        await vault.call("POST", f"{ENV.kv}/data/{path}", {"data": {"size": 1}})
+    assert await vault.kv_version(ENV.kv, path) == 0
+    await vault.kv_put(ENV.kv, path, {"size": 1}, cas=0)
+    await operator.call("DELETE", f"{ENV.kv}/data/{path}")
+    assert await vault.kv_get(ENV.kv, path) is None, "as if it had never been there"
+    with pytest.raises(VersionMoved):
+        await vault.kv_put(ENV.kv, path, {"size": 2}, cas=0)
+    assert await vault.kv_version(ENV.kv, path) == 1
+    for attempt in (("DELETE", f"{ENV.kv}/data/{path}", None), ("POST", f"{ENV.kv}/config", {"cas_required": False})):
+        with pytest.raises(VaultRefused, match="403"):
+            await vault.call(*attempt)
+    vault.close()
+    operator.close()
+
+
+async def test_a_batch_is_signed_by_the_version_that_stands_beside_it(provisioned: Provisioned) -> None:
+    vault = await provisioned.service("audit")
+    messages = [b"one\n", b"two\n", b""]
+    answers = await vault.transit_sign_batch(ENV.transit, ENV.key("log"), messages, 1)
+    public = await vault.transit_public_keys(ENV.transit, ENV.key("log"))
+    for message, answer in zip(messages[:2], answers[:2], strict=True):
+        assert answer is not None
+        signature, version = answer
+        assert version == 1
+        assert ed25519.verify(public[1], message, signature)
     vault.close()
 
 

@@ -2,25 +2,31 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.clock import Clock
-from counterseal.errors import InputInvalid, LedgerUnavailable, SealUnavailable, ServiceError
-from counterseal.ids import IdSource
-from counterseal.ledger import entry as entries
-from counterseal.ledger.errors import VerificationError
-from counterseal.ledger.note import VerifierKey
-from counterseal.ledger.tree import leaf_hash
+from counterseal.errors import AnchorMissing, InputInvalid, LedgerUnavailable, SealUnavailable, ServiceError
 from counterseal_audit.append.engine import Prepared, prepare, pseudonymiser
 from counterseal_audit.append.mac import Head, HeadMac
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.database import CONNECTION_LOST
-from counterseal_audit.logs.keys import HeadMacKey, LogSigner, PseudonymKeys
+from counterseal_audit.logs.anchors import Anchors
+from counterseal_audit.logs.births import Births
+from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """Why a log takes no entries, and how often its head had been adopted by two people at that time."""
+
+    message: str
+    adopted: int
 
 
 class Ledger:
@@ -31,25 +37,24 @@ class Ledger:
         engine: AsyncEngine,
         pseudonyms: PseudonymKeys,
         mac_key: HeadMacKey,
-        signer: LogSigner,
+        anchors: Anchors,
+        births: Births,
         *,
         environment: str,
-        origin_domain: str,
         clock: Clock,
-        new_id: IdSource,
     ) -> None:
         self.environment = environment
+        self.anchors = anchors
+        self.births = births
         self._logs = LogStore(engine)
         self._store = AppendStore(engine)
         self._checkpoints = CheckpointStore(engine)
         self._pseudonyms = pseudonyms
         self._mac_key = mac_key
-        self._signer = signer
-        self._origin_domain = origin_domain
         self._clock = clock
-        self._new_id = new_id
         self._known: dict[str, tuple[Log, LogWriter]] = {}
         self._opening: dict[str, asyncio.Lock] = {}
+        self._forked: dict[int, Forked] = {}
 
     async def submit(
         self, requests: Sequence[ledger_pb2.NewEntry], producer: str
@@ -88,37 +93,81 @@ class Ledger:
         await asyncio.shield(answer)
 
     async def open(self, tenant: str) -> tuple[Log, LogWriter]:
-        """Return the tenant's log and its writer, creating the log with its genesis entry if there is none."""
+        """Return the tenant's log and its writer, creating the log with its genesis entry if there is none.
+
+        The first time, the log's anchor is read: a database that is older than it takes no entry.
+        Raises LedgerUnavailable, SealUnavailable, AnchorMissing; LogForked for a log that was wiped.
+        """
         known = self._known.get(tenant)
-        if known is not None:
+        if known is not None and not known[1].closed:
             return known
         async with self._opening.setdefault(tenant, asyncio.Lock()):
-            if tenant not in self._known:
+            known = self._known.get(tenant)
+            if known is None or known[1].closed:  # closed: another replica may have opened the next shard
                 try:
-                    log = await self._logs.find(tenant, self.environment) or await self._create(tenant)
-                    signed = await self._checkpoints.latest(log.log_id)
-                    mac = await self.mac_of(log)
+                    log = await self._logs.find(tenant, self.environment) or await self.births.create(tenant)
+                    if known is None or known[0].log_id != log.log_id:
+                        self._known[tenant] = (log, await self._writer(log))
                 except CONNECTION_LOST as error:
                     raise LedgerUnavailable("the ledger's database does not answer") from error
-                writer = LogWriter(log.log_id, self._store, mac)
-                if signed is not None:  # a database older than its own checkpoints is not appended to
-                    writer.remember(signed.size, signed.published.root)
-                self._known[tenant] = (log, writer)
         return self._known[tenant]
+
+    async def _writer(self, log: Log) -> LogWriter:
+        anchor = (await self.anchors.read(log.bucket)).anchors.get(log.origin)
+        if anchor is None:
+            raise AnchorMissing
+        signed = await self._checkpoints.latest(log.log_id)
+        if signed is not None and anchor.size < signed.size:
+            raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
+        writer = LogWriter(log.log_id, self._store, await self.mac_of(log))
+        writer.remember(anchor.size, anchor.root)
+        writer.adopted = anchor.adopted
+        why = self._forked.get(log.log_id)
+        if why is not None:
+            writer.mark_forked(why.message)
+        return writer
 
     async def mac_of(self, log: Log) -> HeadMac:
         """Return what makes and checks the MACs of a log's heads."""
         return HeadMac(await self._mac_key.get(), log.origin)
 
     async def head(self, log: Log) -> Head:
-        """Return a log's head. Raises VerificationError unless a replica wrote it."""
+        """Return a log's head.
+
+        Raises VerificationError unless a replica wrote it and it is no older than what this process saw.
+        """
         head = await self._store.head(log.log_id)
-        (await self.mac_of(log)).check(head)
+        writer = self.writer_of(log.log_id)
+        if writer is not None:
+            writer.check(head)
+        else:
+            (await self.mac_of(log)).check(head)
         return head
 
     def writer_of(self, log_id: int) -> LogWriter | None:
         """Return the writer of a log that this process has opened."""
         return next((writer for log, writer in self._known.values() if log.log_id == log_id), None)
+
+    def mark_forked(self, log: Log, why: str, adopted: int) -> None:
+        """Take no more entries for a log. adopted: how often its head had been adopted by then."""
+        self._forked[log.log_id] = Forked(why, adopted)
+        writer = self.writer_of(log.log_id)
+        if writer is not None:
+            writer.mark_forked(why)
+
+    def forked(self, log: Log) -> "Forked | None":
+        """Return why a log is taken for forked, None when it is not."""
+        writer = self.writer_of(log.log_id)
+        if writer is not None and writer.forked is not None and log.log_id not in self._forked:
+            self._forked[log.log_id] = Forked(writer.forked, writer.adopted)
+        return self._forked.get(log.log_id)
+
+    def forget(self, log: Log) -> None:
+        """Judge a log anew at its next use: its head was adopted, or the tenant has another shard."""
+        self._forked.pop(log.log_id, None)
+        known = self._known.get(log.tenant)
+        if known is not None and known[0].log_id == log.log_id:
+            del self._known[log.tenant]
 
     async def settled(self) -> None:
         """Wait until every queue is empty."""
@@ -139,30 +188,3 @@ class Ledger:
             receive_time_ms=self._clock(),
             person=pseudonymiser(key),
         )
-
-    async def _create(self, tenant: str) -> Log:
-        public = await self._signer.public_keys()
-        if not public:
-            raise SealUnavailable("there is no key to sign logs with")
-        origin = f"{self._origin_domain}/{self._new_id().replace('-', '')}"
-        try:
-            key = VerifierKey.make(origin, public[max(public)])
-        except VerificationError as error:
-            raise SealUnavailable(f"the log key cannot be used: {error.message}") from error
-        mac = HeadMac(await self._mac_key.get(), origin)
-        return await self._logs.create(tenant, self.environment, key, self._genesis(tenant, key), mac.of)
-
-    def _genesis(self, tenant: str, key: VerifierKey) -> Prepared:
-        now = self._clock()
-        content = {
-            "v": entries.VERSION,
-            "type": entries.GENESIS,
-            "event_id": self._new_id(),
-            "event_time_ms": now,
-            "tenant": tenant,
-            "environment": self.environment,
-            "data": {"vkey": key.vkey, "shard": 0},
-        }
-        entries.check_content(content)
-        data = entries.build(content, entries.Srv(now, "audit"))
-        return Prepared(str(content["event_id"]), entries.request_hash(content), leaf_hash(data), data)

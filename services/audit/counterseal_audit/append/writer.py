@@ -72,7 +72,14 @@ class LogWriter:
         self._seen = (0, b"")
         self._flushing: asyncio.Task[None] | None = None
         self.forked: str | None = None
+        self._frozen = False
+        self.adopted = 0
         self.grown = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether this log takes no more entries as far as this process knows: frozen, or forked."""
+        return self._frozen or self.forked is not None
 
     @property
     def size(self) -> int:
@@ -138,6 +145,9 @@ class LogWriter:
         repeats = [one for one in batch if firsts[one.item.event_id] is not one]
         try:
             await self._write(list(firsts.values()))
+        except LogFrozen as error:
+            self._frozen = True
+            _fail(firsts.values(), error)
         except ServiceError as error:
             _fail(firsts.values(), error)
         except VerificationError as error:
@@ -198,14 +208,18 @@ class LogWriter:
         return step(frontier, items, self._mac.of)
 
     def _checked(self, head: Head) -> Frontier:
-        """Return the head's frontier. Raises LogFrozen; VerificationError when it is not ours, went back or changed."""
-        self._mac.check(head)
+        """Return the frontier of a head to append behind. Raises LogFrozen, and what `check` raises."""
+        self.check(head)
         if not head.open:
             raise LogFrozen
+        return head.frontier
+
+    def check(self, head: Head) -> None:
+        """Raise VerificationError when a head is not ours, or went back or changed since this process saw it."""
+        self._mac.check(head)
         size, root = self._seen
         if head.frontier.size < size or (head.frontier.size == size and head.root != root):
             raise VerificationError(f"the head went back from size {size} to {head.frontier.size}", kind="forked")
-        return head.frontier
 
     def _see(self, frontier: Frontier) -> None:
         self._frontier = frontier

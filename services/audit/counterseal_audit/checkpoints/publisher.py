@@ -1,29 +1,54 @@
-"""The publisher: every interval, each log that has grown gets a signed checkpoint.
+"""The publisher: every interval, each log that has grown gets a signed checkpoint; at once when somebody waits.
 
-No database transaction stays open over a call to Vault. The lease only saves work: two publishers at once sign the same
-prefix of the same log, since each signs nothing but what the stored entries add up to from the last signed checkpoint.
+No database transaction stays open over a call to Vault. Leases only save work; what keeps two publishers, a publisher
+that woke up late, and a restored database from signing two histories is the anchor: it is moved by compare-and-set
+before anything is signed, and nothing is signed that does not lead through it.
 """
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from counterseal.clock import Clock
-from counterseal.errors import LogForked, LogFrozen, ServiceError
+from counterseal.errors import AnchorMissing, LogForked, LogFrozen, ServiceError
 from counterseal.ids import IdSource
 from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.note import VerifierKey
+from counterseal.ledger.tree import Frontier
 from counterseal.rpc.ledger_wire import new_entry
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints import engine
-from counterseal_audit.checkpoints.engine import Published
+from counterseal_audit.checkpoints.demand import Demand
+from counterseal_audit.checkpoints.engine import Published, Rotation
 from counterseal_audit.checkpoints.heads import SignedHead, SignedHeads
-from counterseal_audit.checkpoints.store import CheckpointStore
+from counterseal_audit.checkpoints.seams import OnPublished, Witnesses
+from counterseal_audit.checkpoints.store import CheckpointStore, HeadSize, StoredCheckpoint
 from counterseal_audit.database import CONNECTION_LOST
+from counterseal_audit.logs.anchors import Anchor, AnchorMoved, Anchors
 from counterseal_audit.logs.keys import LogSigner
 from counterseal_audit.logs.store import Log, LogStore
 
+MIN_PAUSE_SECONDS = 0.1
+"""At most ten rounds a second, however many wait."""
+
 log = logging.getLogger("counterseal.audit.checkpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A head that may be signed: its entries add up, from our last note through the anchor."""
+
+    log: Log
+    frontier: Frontier
+    keys: tuple[VerifierKey, ...]
+    rotations: tuple[Rotation, ...]
+    anchor: Anchor
+
+    @property
+    def text(self) -> str:
+        return engine.text_of(self.log.origin, self.frontier)
 
 
 @dataclass(slots=True)
@@ -31,28 +56,32 @@ class Publisher:
     """Signs and stores checkpoints. owner: names this process in the leases.
 
     heartbeat_ms: after how long without a checkpoint an idle log gets a `log.heartbeat`.
+    overlap_ms: for how long both keys sign after a rotation.
     """
 
     logs: LogStore
     store: CheckpointStore
     ledger: Ledger
     signer: LogSigner
+    anchors: Anchors
     heads: SignedHeads
+    demand: Demand
     owner: str
     interval_ms: int
     lease_seconds: int
     heartbeat_ms: int
+    overlap_ms: int
     clock: Clock
     new_id: IdSource
+    witnesses: Witnesses | None = None
+    on_published: Sequence[OnPublished] = ()
+    _reported: set[int] = field(default_factory=set)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publish every interval until `stopping`, and once more after it."""
         while not stopping.is_set():
             await self._guarded()
-            try:
-                await asyncio.wait_for(stopping.wait(), self.interval_ms / 1000)
-            except TimeoutError:
-                continue
+            await self._pause(stopping)
         await self.ledger.settled()
         await self._guarded()
         await self.store.release(self.owner)
@@ -64,20 +93,34 @@ class Publisher:
         due = [one for one in logs if self._is_due(one, sizes[one.log_id])]
         if not due:
             return 0
+        asked = self.demand.logs()
         ours = await self.store.lease(sorted({one.bucket for one in due}), self.owner, self.lease_seconds)
-        count = 0
+        newest = {one.tenant: one.shard for one in sorted(logs, key=lambda one: one.shard)}
+        grown: dict[int, list[Log]] = {}
         for one in due:
             known = self.heads.get(one.log_id)
-            if known is None or known.size != sizes[one.log_id]:
-                count += await self._publish(one, is_ours=one.bucket in ours)
-            elif one.bucket in ours:
+            if known is None or known.size != sizes[one.log_id].size:
+                grown.setdefault(one.bucket, []).append(one)
+            elif one.bucket in ours and sizes[one.log_id].open and one.shard == newest[one.tenant]:
                 await self._beat(one, known.size)
+        count = 0
+        for bucket, group in grown.items():
+            # Whoever has callers that wait does not wait for another's lease: the anchor decides between the two.
+            if bucket in ours or any(one.log_id in asked for one in group):
+                count += await self._publish(bucket, group)
+            else:
+                for one in group:
+                    await self._latest(one)
         return count
 
-    def _is_due(self, one: Log, size: int) -> bool:
+    def _is_due(self, one: Log, head: HeadSize) -> bool:
         """Tell whether a log has grown since its last checkpoint, or was idle for too long."""
         known = self.heads.get(one.log_id)
-        return known is None or known.size != size or self.clock() - known.publish_time_ms >= self.heartbeat_ms
+        if known is None or known.size != head.size:
+            return True
+        idle_ms = self.clock() - known.publish_time_ms
+        # Witnesses sign what is new: one that did not answer is asked again about a larger tree.
+        return idle_ms >= (self.interval_ms if self.demand.wants_witnesses(one.log_id) else self.heartbeat_ms)
 
     async def _guarded(self) -> None:
         try:
@@ -87,19 +130,133 @@ class Publisher:
         except CONNECTION_LOST as error:
             log.warning("no checkpoint was published", extra={"reason": type(error).__name__})
 
-    async def _publish(self, one: Log, *, is_ours: bool) -> int:
-        last = await self.store.latest(one.log_id)
-        if last is not None:
-            self.heads.see(one.log_id, SignedHead(last.size, last.publish_time_ms))
-        if not is_ours:
-            return 0
+    async def _pause(self, stopping: asyncio.Event) -> None:
+        """Let the interval pass; less when somebody waits or the process stops, but never less than the minimum."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), MIN_PAUSE_SECONDS)
+            return
+        waits = [asyncio.create_task(stopping.wait()), asyncio.create_task(self.demand.asked.wait())]
+        rest = max(self.interval_ms / 1000 - MIN_PAUSE_SECONDS, 0)
+        await asyncio.wait(waits, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _publish(self, bucket: int, group: Sequence[Log]) -> int:
+        """Publish the logs of one bucket: recompute, reserve, sign, store. Returns how many were published."""
+        page = await self.anchors.read(bucket)
+        ready: list[_Candidate] = []
+        for one in group:
+            candidate = await self._checked(one, page.anchors.get(one.origin))
+            if candidate is not None:
+                ready.append(candidate)
+        wanted = page.advanced({one.log.origin: one.anchor for one in ready})
+        if wanted is not page:
+            try:
+                await self.anchors.write(bucket, wanted)
+            except AnchorMoved:
+                return 0  # another publisher was faster; what it left over is due again
+        signed = await self._sign(ready)
+        return sum(await asyncio.gather(*(self._finish(one, note) for one, note in signed)))
+
+    async def _checked(self, one: Log, anchor: Anchor | None) -> _Candidate | None:
+        """Return what may be signed of a log; None when there is nothing new, or nothing that may be."""
+        last = await self._latest(one)
+        why = self.ledger.forked(one)
+        if why is not None:
+            if anchor is None or anchor.adopted == why.adopted:
+                return None
+            self.ledger.forget(one)  # two people adopted the log as it stands; it is judged anew
         try:
-            return await self._sign(one, last.published if last else None)
+            return await self._candidate(one, last, anchor)
         except VerificationError as error:
             # Left out, and closed for appends in this process; the other logs go on.
             log.critical("log is forked: not signed", extra={"log_id": one.log_id, "why": error.message})
-            (await self.ledger.open(one.tenant))[1].mark_forked(error.message)
-            return 0
+            self.ledger.mark_forked(one, error.message, anchor.adopted if anchor else 0)
+        except AnchorMissing as error:
+            if one.log_id not in self._reported:
+                log.critical("log is not signed", extra={"log_id": one.log_id, "why": error.message})
+            self._reported.add(one.log_id)
+        return None
+
+    async def _candidate(self, one: Log, last: StoredCheckpoint | None, anchor: Anchor | None) -> _Candidate | None:
+        if anchor is None:
+            raise AnchorMissing
+        ring = await self.store.keyring(one)
+        head = await self.ledger.head(one)
+        size = head.frontier.size
+        frontier = engine.start_of(last.published if last else None, ring.keys)
+        if anchor.size < frontier.size:
+            raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
+        if size < anchor.size:
+            raise VerificationError(f"the anchor says {anchor.size} entries, the head {size}", kind="forked")
+        rotations: list[Rotation] = []
+        for end in (anchor.size, size):
+            async for chunk in self.store.entries(one.log_id, frontier.size, end):
+                known = len(ring.keys) - 1 + len(rotations)
+                rotations += engine.rotations_in(chunk, frontier.size, one.origin, known)
+                frontier = engine.grow(frontier, chunk)
+            if end == anchor.size:
+                engine.check_anchor(frontier, anchor)
+        engine.check_head(frontier, size, head.root)
+        if last is not None and frontier.size == last.size:
+            return None
+        keys = ring.signing(self.clock(), self.overlap_ms)
+        return _Candidate(one, frontier, keys, tuple(rotations), Anchor(size, head.root, anchor.adopted))
+
+    async def _sign(self, ready: Sequence[_Candidate]) -> list[tuple[_Candidate, bytes]]:
+        """Return the candidates with their notes; one call per version of the key, and without those that failed."""
+        versions = {public: version for version, public in (await self.signer.public_keys()).items()} if ready else {}
+        jobs: dict[int, list[tuple[_Candidate, VerifierKey]]] = {}
+        for one in ready:
+            for key in one.keys:
+                jobs.setdefault(versions.get(key.public, 0), []).append((one, key))
+        signatures: dict[tuple[str, bytes], bytes] = {}
+        for version, items in jobs.items():
+            if not version:  # the key is not in Vault; those logs are left out
+                continue
+            answers = await self.signer.sign_batch([one.text.encode() for one, _ in items], version)
+            for (one, key), signature in zip(items, answers, strict=True):
+                if signature is not None:
+                    signatures[one.log.origin, key.public] = signature
+        signed = []
+        for one in ready:
+            try:
+                lines = [(key, signatures[one.log.origin, key.public]) for key in one.keys]
+                signed.append((one, engine.note_of(one.text, lines)))
+            except KeyError:
+                log.critical("the log's key signed nothing", extra={"log_id": one.log.log_id})
+            except VerificationError as error:
+                log.critical("a signature is refused", extra={"log_id": one.log.log_id, "why": error.message})
+        return signed
+
+    async def _finish(self, one: _Candidate, note: bytes) -> int:
+        """Ask the witnesses, store, and tell those who wait. Returns 1 when the checkpoint is public."""
+        cosigned = None
+        if self.witnesses is not None:
+            cosigned = await self.witnesses.cosign(one.log, note, one.frontier.size)
+            if self.witnesses.is_required(one.log) and not (cosigned and cosigned.is_quorum):
+                log.warning("a checkpoint waits for its witnesses", extra={"log_id": one.log.log_id})
+                return 0
+        witnessed = cosigned is not None and cosigned.is_quorum
+        published = Published(one.frontier, one.frontier.root(), note, cosigned.note if cosigned else None, witnessed)
+        await self.store.publish(one.log.log_id, published, one.rotations)
+        self._saw(one.log, StoredCheckpoint(one.frontier.size, published, self.clock()))
+        for tell in self.on_published:
+            try:
+                await tell(one.log, published)
+            except Exception:
+                log.exception("a follower of checkpoints failed")
+        return 1
+
+    async def _latest(self, one: Log) -> StoredCheckpoint | None:
+        last = await self.store.latest(one.log_id)
+        if last is not None:
+            self._saw(one, last)
+        return last
+
+    def _saw(self, one: Log, checkpoint: StoredCheckpoint) -> None:
+        self.heads.see(one.log_id, SignedHead(checkpoint.size, checkpoint.publish_time_ms))
+        self.demand.see(one.log_id, checkpoint)
 
     async def _beat(self, one: Log, size: int) -> None:
         """Give an idle log an entry to sign: signing the same head again would be the same bytes, no sign of life."""
@@ -111,31 +268,5 @@ class Publisher:
             tenant=one.tenant,
             environment=one.environment,
         )
-        with contextlib.suppress(LogForked, LogFrozen):  # such a log has no life to show; the others go on
+        with contextlib.suppress(LogForked, LogFrozen, AnchorMissing):  # such a log has no life to show
             await self.ledger.record(beat)
-
-    async def _sign(self, one: Log, last: Published | None) -> int:
-        key = one.key
-        head = await self.ledger.head(one)
-        size = head.frontier.size
-        frontier = engine.start_of(last, key)
-        if size < frontier.size:
-            engine.check_head(frontier, size, head.root)
-        async for chunk in self.store.entries(one.log_id, frontier.size, size):
-            frontier = engine.grow(frontier, chunk)
-        engine.check_head(frontier, size, head.root)
-        if last is not None and frontier.size == last.frontier.size:
-            return 0
-        text = engine.text_of(key, frontier)
-        signature = await self.signer.sign(text.encode(), await self._version(key.public))
-        note = engine.note_of(key, text, signature)
-        await self.store.publish(one.log_id, Published(frontier, frontier.root(), note))
-        self.heads.see(one.log_id, SignedHead(frontier.size, self.clock()))
-        return 1
-
-    async def _version(self, public: bytes) -> int:
-        """Return the version of the transit key that this log's genesis entry names."""
-        for version, candidate in (await self.signer.public_keys()).items():
-            if candidate == public:
-                return version
-        raise VerificationError("no version of the log key is the one that the log's genesis entry names")

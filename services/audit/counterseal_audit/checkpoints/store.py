@@ -6,9 +6,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier
-from counterseal_audit.checkpoints.engine import Published
+from counterseal_audit.checkpoints.engine import Keyring, Published, Rotation
 from counterseal_audit.database import connection, reading
+from counterseal_audit.logs.store import Log
 
 CHUNK = 2000
 
@@ -20,6 +22,14 @@ class StoredCheckpoint:
     size: int
     published: Published
     publish_time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSize:
+    """How large a log is by its head row, and whether it takes entries: hints, checked before anything is signed."""
+
+    size: int
+    open: bool
 
 
 class CheckpointStore:
@@ -46,10 +56,28 @@ class CheckpointStore:
         async with connection(self._engine) as raw:
             await raw.execute("UPDATE ledger_bucket SET lease_until = '-infinity' WHERE lease_by = $1", owner)
 
-    async def sizes(self) -> dict[int, int]:
+    async def sizes(self) -> dict[int, HeadSize]:
         """Return the size of every head."""
         async with connection(self._engine) as raw:
-            return {row["log_id"]: row["size"] for row in await raw.fetch("SELECT log_id, size FROM ledger_head")}
+            rows = await raw.fetch("SELECT log_id, size, open FROM ledger_head")
+        return {row["log_id"]: HeadSize(row["size"], row["open"]) for row in rows}
+
+    async def keyring(self, log: Log) -> Keyring:
+        """Return the keys that a log was ever signed with."""
+        async with reading(self._engine, log.log_id) as raw:
+            rows = await raw.fetch(
+                "SELECT public_key, (extract(epoch FROM publish_time) * 1000)::bigint AS time_ms"
+                " FROM ledger_rotation WHERE log_id = $1 ORDER BY n",
+                log.log_id,
+            )
+        keys = [log.key, *(VerifierKey.make(log.origin, row["public_key"]) for row in rows)]
+        return Keyring(tuple(keys), (0, *(row["time_ms"] for row in rows)))
+
+    async def rotation_notes(self, log_id: int) -> list[bytes]:
+        """Return the note that covers each rotation of the log's key, in order."""
+        async with reading(self._engine, log_id) as raw:
+            rows = await raw.fetch("SELECT note FROM ledger_rotation WHERE log_id = $1 ORDER BY n", log_id)
+        return [row["note"] for row in rows]
 
     async def latest(self, log_id: int) -> StoredCheckpoint | None:
         """Return the latest checkpoint of a log."""
@@ -63,18 +91,33 @@ class CheckpointStore:
             row = await raw.fetchrow(_SELECT + " AND size = $2", log_id, size)
         return _stored(row)
 
-    async def publish(self, log_id: int, published: Published) -> bool:
-        """Store a signed checkpoint; False when one of that size is there already."""
-        async with connection(self._engine) as raw:
+    async def publish(self, log_id: int, published: Published, rotations: Sequence[Rotation] = ()) -> bool:
+        """Store a signed checkpoint with the rotations that it is the first to cover; False when it is there already.
+
+        One transaction: a key that the covering checkpoint is not stored for signs nothing.
+        """
+        async with connection(self._engine) as raw, raw.transaction():
             done = await raw.execute(
-                "INSERT INTO ledger_checkpoint (log_id, size, root, frontier, note) VALUES ($1, $2, $3, $4, $5)"
-                " ON CONFLICT DO NOTHING",
+                "INSERT INTO ledger_checkpoint (log_id, size, root, frontier, note, cosigned, witnessed)"
+                " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
                 log_id,
                 published.frontier.size,
                 published.root,
                 published.frontier.serialize(),
                 published.note,
+                published.cosigned,
+                published.witnessed,
             )
+            for rotation in rotations:
+                await raw.execute(
+                    "INSERT INTO ledger_rotation (log_id, n, idx, public_key, note) VALUES ($1, $2, $3, $4, $5)"
+                    " ON CONFLICT DO NOTHING",
+                    log_id,
+                    rotation.n,
+                    rotation.index,
+                    rotation.public,
+                    published.public,
+                )
         return str(done).endswith(" 1")
 
     async def entries(self, log_id: int, start: int, end: int) -> AsyncIterator[list[bytes]]:
@@ -95,13 +138,14 @@ class CheckpointStore:
 
 
 _SELECT = (
-    "SELECT size, root, frontier, note, (extract(epoch FROM publish_time) * 1000)::bigint AS publish_time_ms"
-    " FROM ledger_checkpoint WHERE log_id = $1"
+    "SELECT size, root, frontier, note, cosigned, witnessed,"
+    " (extract(epoch FROM publish_time) * 1000)::bigint AS publish_time_ms FROM ledger_checkpoint WHERE log_id = $1"
 )
 
 
 def _stored(row: Any) -> StoredCheckpoint | None:
     if row is None:
         return None
-    published = Published(Frontier.parse(row["size"], row["frontier"]), row["root"], row["note"])
+    frontier = Frontier.parse(row["size"], row["frontier"])
+    published = Published(frontier, row["root"], row["note"], row["cosigned"], row["witnessed"])
     return StoredCheckpoint(row["size"], published, row["publish_time_ms"])

@@ -6,6 +6,7 @@ wrapped, opened in memory only. Only
 """
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,8 +24,8 @@ class LogSigner(Protocol):
     async def public_keys(self) -> dict[int, bytes]:
         """Return the 32-byte public keys by version."""
 
-    async def sign(self, message: bytes, version: int) -> bytes:
-        """Return the 64-byte signature by that version."""
+    async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
+        """Return the 64-byte signatures by that version, None for each that failed. Raises SealUnavailable."""
 
 
 class Sealer(Protocol):
@@ -46,16 +47,23 @@ class VaultLogSigner:
 
     async def public_keys(self) -> dict[int, bytes]:
         """Return the public keys of all versions that Vault shows."""
-        return await self._vault.transit_public_keys(self._names.transit, self._names.key("log"))
+        try:
+            return await self._vault.transit_public_keys(self._names.transit, self._names.key("log"))
+        except VaultRefused as refused:
+            raise SealUnavailable("Vault refuses the log's public keys", status=refused.status) from refused
+        except CredentialsUnavailable as error:
+            raise SealUnavailable("Vault does not answer") from error
 
-    async def sign(self, message: bytes, version: int) -> bytes:
-        """Return the signature by one version of the key."""
-        signature, signed_by = await self._vault.transit_sign(
-            self._names.transit, self._names.key("log"), message, version
-        )
-        if signed_by != version:
-            raise SealUnavailable("Vault signed with another version than was asked for")
-        return signature
+    async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
+        """Return the signatures by one version of the key; one call however many there are."""
+        mount, key = self._names.transit, self._names.key("log")
+        try:
+            answers = await self._vault.transit_sign_batch(mount, key, messages, version)
+        except VaultRefused as refused:
+            raise SealUnavailable("Vault refuses to sign", status=refused.status) from refused
+        except CredentialsUnavailable as error:
+            raise SealUnavailable("Vault does not answer") from error
+        return [answer[0] if answer is not None and answer[1] == version else None for answer in answers]
 
 
 class VaultSealer:

@@ -10,8 +10,7 @@ from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared
 from counterseal_audit.database import connection
-
-BUCKETS = 64
+from counterseal_audit.logs.anchors import bucket_of
 
 _COLUMNS = "log_id, tenant, environment, shard, origin, vkey, bucket"
 
@@ -50,6 +49,16 @@ class LogStore:
             )
         return None if row is None else _log(row)
 
+    async def shards(self, tenant: str, environment: str) -> list[Log]:
+        """Return all shards of a tenant's log, oldest first."""
+        async with connection(self._engine) as raw:
+            rows = await raw.fetch(
+                f"SELECT {_COLUMNS} FROM ledger_log WHERE tenant = $1 AND environment = $2 ORDER BY shard",
+                tenant,
+                environment,
+            )
+        return [_log(row) for row in rows]
+
     async def all(self, environment: str) -> list[Log]:
         """Return every log of an environment."""
         async with connection(self._engine) as raw:
@@ -57,9 +66,15 @@ class LogStore:
         return [_log(row) for row in rows]
 
     async def create(
-        self, tenant: str, environment: str, key: VerifierKey, genesis: Prepared, seal: Callable[[Frontier], bytes]
+        self,
+        tenant: str,
+        environment: str,
+        shard: int,
+        key: VerifierKey,
+        genesis: Prepared,
+        seal: Callable[[Frontier], bytes],
     ) -> Log:
-        """Create shard 0 with its genesis entry at index 0, or return the one that somebody else just created.
+        """Create a shard with its genesis entry at index 0, or return the one that somebody else just created.
 
         The origin is the key's name; seal: makes the head's MAC. One transaction: a log without genesis is never seen.
         """
@@ -67,14 +82,15 @@ class LogStore:
         async with connection(self._engine) as raw, raw.transaction():
             row = await raw.fetchrow(
                 "INSERT INTO ledger_log (tenant, environment, shard, origin, vkey, bucket)"
-                " SELECT $1, $2, 0, $3, $4, abs(hashtext($3)) % $5"
+                " VALUES ($1, $2, $3, $4, $5, $6)"
                 " ON CONFLICT (tenant, environment, shard) DO NOTHING"
                 f" RETURNING {_COLUMNS}",
                 tenant,
                 environment,
+                shard,
                 key.name,
                 key.vkey,
-                BUCKETS,
+                bucket_of(key.name),
             )
             if row is not None:
                 log = _log(row)
@@ -98,10 +114,8 @@ class LogStore:
                     "INSERT INTO ledger_bucket (bucket) VALUES ($1) ON CONFLICT (bucket) DO NOTHING", log.bucket
                 )
                 return log
-        existing = await self.find(tenant, environment)
-        if existing is None:
-            raise AssertionError("a log that conflicts exists")
-        return existing
+        existing = await self.shards(tenant, environment)
+        return next(log for log in existing if log.shard == shard)
 
 
 def _log(row: Any) -> Log:
