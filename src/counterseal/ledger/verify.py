@@ -326,19 +326,28 @@ class _Log:
                 where = PREDECESSOR + CHECKPOINT
                 self.findings.add("the shard before this one is not in the export", where, "incomplete")
             return
+        if not self._tenant:
+            return  # the genesis entry is missing, which was named
         note = self.predecessor.source.read(CHECKPOINT) or b""
         candidates = [note]
         with contextlib.suppress(VerificationError):  # cited is what the log signed, with or without cosignatures
             candidates.append(own_lines(note, self.predecessor.origin))
         if self._cites not in {"sha256:" + hashlib.sha256(one).hexdigest() for one in candidates}:
             self.findings.add("this is not the checkpoint that the genesis entry cites", PREDECESSOR + CHECKPOINT)
-        if (self.predecessor._tenant, self.predecessor._environment) != (self._tenant, self._environment):  # noqa: SLF001
+        theirs = self.predecessor.report()
+        if theirs.tenant and (theirs.tenant, theirs.environment) != (self._tenant, self._environment):
             self.findings.add("the shard before is of another tenant or environment", PREDECESSOR + CHECKPOINT)
 
     @property
     def origin(self) -> str:
         """The log's origin."""
         return self._keys.pinned.name
+
+    @property
+    def _is_gapless(self) -> bool:
+        """Whether all entries up to here were there, those of the shards before included."""
+        here = self._walk is not None and self._walk.is_gapless
+        return here and (self.predecessor is None or self.predecessor._is_gapless)  # noqa: SLF001
 
     # --- the entries ---
 
@@ -380,7 +389,7 @@ class _Log:
         self._run.ids.add(entry.event_id)
         if entry.stream:
             due = self._run.streams.advance(entry.stream, entry.seq)
-            if entry.seq != due and (self._walk is None or self._walk.is_gapless):
+            if entry.seq != due and self._is_gapless:
                 self.findings.add(
                     f"{entry.stream} goes on with seq {entry.seq} where {due} is due", f"{path}, entry {index}"
                 )
