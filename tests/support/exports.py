@@ -1,6 +1,6 @@
 """Whole logs as files, made by the library's own parts: for tests of the verifier and of the command."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,8 +97,11 @@ class Files:
     def read(self, path: str) -> bytes | None:
         return self.files.get(path)
 
-    def paths(self) -> Iterable[str]:
-        return [path for path in self.files if path.startswith("tile/")]
+    def paths(self, below: str = "tile/") -> Iterable[str]:
+        return [path for path in self.files if path.startswith(below)]
+
+    def lines(self, path: str) -> Iterator[bytes] | None:
+        return None if path not in self.files else iter(self.files[path].split(b"\n")[:-1])
 
 
 def write(files: Mapping[str, bytes], directory: Path) -> Path:

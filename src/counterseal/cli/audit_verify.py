@@ -4,7 +4,7 @@ Exit codes: 0 verified, 2 usage, 3 incomplete (a file is missing), 4 tampered or
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,14 @@ class Directory:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
-    def paths(self) -> Iterable[str]:
-        """Return the paths of all files below `tile/`."""
-        below = (self.root / "tile").rglob("*")
-        return sorted(path.relative_to(self.root).as_posix() for path in below if not path.is_dir())
+    def paths(self, below: str = "tile/") -> Iterable[str]:
+        """Return the paths of all files below a folder."""
+        found = (self.root / below).rglob("*")
+        return sorted(path.relative_to(self.root).as_posix() for path in found if not path.is_dir())
+
+    def lines(self, path: str) -> Iterator[bytes] | None:
+        """Yield a file's lines; None when there is no such file."""
+        return None
 
 
 def run(args: argparse.Namespace) -> int:

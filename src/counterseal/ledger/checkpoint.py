@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from counterseal.ledger.encoding import b64, parse_b64, parse_decimal
 from counterseal.ledger.errors import VerificationError
-from counterseal.ledger.note import VerifierKey, open_note
+from counterseal.ledger.note import ED25519, Note, VerifierKey, open_note, split
 from counterseal.ledger.tree import HASH_SIZE
 
 
@@ -44,8 +44,26 @@ def open_checkpoint(data: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
 
     Raises VerificationError when the note or its text is malformed, or no signer bears the origin as its name.
     """
+    return open_signed(data, keys)[0]
+
+
+def open_signed(data: bytes, keys: Sequence[VerifierKey]) -> tuple[Checkpoint, Note]:
+    """Do as `open_checkpoint` and return the note too: who signed it, and when whom of them cosigned it."""
     note = open_note(data, keys)
     checkpoint = parse_text(note.text)
-    if all(signer.name != checkpoint.origin for signer in note.signers):
+    if not any(signer.algorithm == ED25519 and signer.name == checkpoint.origin for signer in note.signers):
         raise VerificationError(f"the checkpoint of {checkpoint.origin!r} is not signed by that log's key")
-    return checkpoint
+    return checkpoint, note
+
+
+def own_lines(data: bytes, origin: str) -> bytes:
+    """Return the note with the signature lines of the log's own name only: what it was before witnesses cosigned it.
+
+    Raises VerificationError when it is malformed or has no such line.
+    """
+    text, _ = split(data)
+    lines = [line + b"\n" for line in data[len(text.encode()) + 1 :].split(b"\n")[:-1]]
+    own = [line for line in lines if line.startswith(f"\u2014 {origin} ".encode())]
+    if not own:
+        raise VerificationError(f"the note has no signature of {origin!r}")
+    return text.encode() + b"\n" + b"".join(own)

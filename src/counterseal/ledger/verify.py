@@ -1,42 +1,72 @@
-"""Verification of a whole log from its files (C2SP tlog-tiles layout plus a one-line `vkey`).
+"""Verification of a whole log from its files (C2SP tlog-tiles layout, and beside it what is ours).
 
 Everything is derived again from the entry bytes: leaf hashes, every tile at every level, the root under the signed
-checkpoint, and what the entries say of themselves. Findings name the file, the entry and the byte. One pass, entries
-are not kept; memory grows by one id per entry.
+checkpoint, the keys that the log was rotated to, the shard before it, and what the entries say of themselves. Findings
+name the file, the entry and the byte. One pass, entries are not kept; memory grows by 8 bytes per entry and 16 to 32
+per plan.
+
+Beside C2SP's files an export may have: `vkey` (the genesis key), `rotation/<n>` (the note that covers the n-th key
+rotation), `disclosures.jsonl` (sealed fields, in order of the entries), `predecessor/` (the export of the shard before).
 """
 
-from collections.abc import Callable, Iterable
+import contextlib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries
-from counterseal.ledger import tiles
-from counterseal.ledger.checkpoint import Checkpoint, open_checkpoint
+from counterseal.ledger.checkpoint import Checkpoint, own_lines
 from counterseal.ledger.errors import Kind, VerificationError
-from counterseal.ledger.note import VerifierKey
-from counterseal.ledger.tiles import CHECKPOINT, HEIGHT, VKEY, WIDTH, Tile
-from counterseal.ledger.tree import HASH_SIZE, Frontier, leaf_hash, perfect_root
+from counterseal.ledger.findings import MAX_FINDINGS, Findings, worst
+from counterseal.ledger.keyring import MAX_ROTATIONS, Keyring, claimed, rotation_path
+from counterseal.ledger.note import VerifierKey, split
+from counterseal.ledger.policy import Policy
+from counterseal.ledger.registry import REGISTRY
+from counterseal.ledger.seen import IdSet, Streams
+from counterseal.ledger.tiles import CHECKPOINT, VKEY, bundles_of
+from counterseal.ledger.walk import Walk, check_strays
 
-MAX_FINDINGS = 50
+__all__ = ["DISCLOSURES", "MAX_FINDINGS", "PREDECESSOR", "Report", "Source", "verify_log"]
 
-_T = TypeVar("_T")
+DISCLOSURES = "disclosures.jsonl"
+PREDECESSOR = "predecessor/"
+MAX_SHARDS = 64
+
+_INDEX = rb'"index": ?(?P<%s>0|[1-9][0-9]{0,15})'
+_STRINGS = rb'"disclosures": ?\[(?P<%s>"[A-Za-z0-9_-]+"(?:, ?"[A-Za-z0-9_-]+")*)\]'
+_LINE = re.compile(
+    rb"\{(?:"
+    + (_INDEX % b"before" + rb", ?" + _STRINGS % b"first")
+    + rb"|"
+    + (_STRINGS % b"second" + rb", ?" + _INDEX % b"after")
+    + rb")\}"
+)
 
 
 class Source(Protocol):
-    """The files of one log."""
+    """The files of an export."""
 
     def read(self, path: str) -> bytes | None:
-        """Return a file's bytes, None when there is no such file."""
+        """Return a file's bytes, None when there is no such file. Raises VerificationError when it cannot be read."""
 
-    def paths(self) -> Iterable[str]:
-        """Return the paths of all files below `tile/`."""
+    def paths(self, below: str = "tile/") -> Iterable[str]:
+        """Return the paths of all files below a folder; nothing where they cannot be listed."""
+
+    def lines(self, path: str) -> Iterator[bytes] | None:
+        """Yield a file's lines without their newlines, None when there is no such file. Raises as `read` does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was verified and what does not hold; `findings` is empty when everything does."""
+    """What was verified and what does not hold; `findings` is empty when everything does.
+
+    witnesses: when (POSIX seconds) each witness of the policy cosigned the checkpoint, by name.
+    shards: the reports of the shards before this one, oldest first; their findings are among `findings`.
+    """
 
     origin: str
     size: int
@@ -45,319 +75,416 @@ class Report:
     environment: str
     findings: tuple[VerificationError, ...]
     omitted_count: int = 0
+    rotation_count: int = 0
+    disclosed_count: int = 0
+    witnesses: tuple[tuple[str, int], ...] = ()
+    shards: "tuple[Report, ...]" = ()
 
     @property
     def verdict(self) -> Kind | None:
         """The worst kind of finding: forked, else tampered, else incomplete; None when verified."""
-        kinds = {finding.kind for finding in self.findings}
-        order: tuple[Kind, ...] = ("forked", "tampered", "incomplete")
-        return next((kind for kind in order if kind in kinds), None)
+        return worst(self.findings)
 
 
 OnEntry = Callable[[int, entries.Entry], None]
-"""Takes each entry that is well-formed and hashes to its leaf, with its index, in order."""
+"""Takes each entry that is well-formed and hashes to its leaf, with its index, in order; older shards come first."""
+
+OnProgress = Callable[[int, int], None]
+"""Takes how many entries of the log were read, and how many it claims."""
 
 
-def verify_log(source: Source, key: VerifierKey, since: bytes | None = None, on_entry: OnEntry | None = None) -> Report:
+def verify_log(
+    source: Source,
+    key: VerifierKey,
+    since: bytes | None = None,
+    on_entry: OnEntry | None = None,
+    *,
+    policy: Policy | None = None,
+    pinned: Sequence[VerifierKey] = (),
+    on_progress: OnProgress | None = None,
+) -> Report:
     """Verify every byte of a log against the pinned `key` and, where given, a checkpoint note kept from before.
+
+    policy: the checkpoint must also be cosigned by its quorum. pinned: genesis keys of earlier shards; without one, a
+    predecessor's key is the one that its genesis entry names, and the successor's genesis vouches for its checkpoint.
 
     Never raises for what the files hold: everything that does not hold is a finding. What `on_entry` was given counts
     only if the report has no findings.
     """
-    return _Verifier(source, key, on_entry).run(since)
+    run = _Run(on_entry, on_progress, {one.name: one for one in pinned})
+    logs = run.chain_of(source, key)
+    for log in logs:
+        log.walk(since if log is logs[-1] else None, policy if log is logs[-1] else None)
+    run.blame_duplicates(logs)
+    findings = Findings()
+    for log in logs:
+        for finding in log.findings.kept:
+            findings.note(finding)
+        findings.omitted_count += log.findings.omitted_count
+    *older, newest = [log.report() for log in logs]
+    return Report(
+        newest.origin,
+        newest.size,
+        newest.root,
+        newest.tenant,
+        newest.environment,
+        tuple(findings.kept),
+        findings.omitted_count,
+        newest.rotation_count,
+        sum(log.disclosed_count for log in logs),
+        newest.witnesses,
+        tuple(older),
+    )
 
 
 @dataclass(slots=True)
-class _Verifier:
-    source: Source
-    key: VerifierKey
-    on_entry: OnEntry | None = None
-    findings: list[VerificationError] = field(default_factory=list)
-    omitted_count: int = 0
-    tenant: str = ""
-    environment: str = ""
-    event_ids: dict[str, int] = field(default_factory=dict)
-    streams: dict[str, int] = field(default_factory=dict)
-    is_gapless: bool = True
+class _Run:
+    """What the shards of one verification share."""
 
-    def run(self, since: bytes | None) -> Report:
+    on_entry: OnEntry | None
+    on_progress: OnProgress | None
+    pinned: dict[str, VerifierKey]
+    ids: IdSet = field(default_factory=IdSet)
+    streams: Streams = field(default_factory=Streams)
+
+    def chain_of(self, source: Source, key: VerifierKey) -> "list[_Log]":
+        """Return the log and the shards before it that lie in the export, oldest first."""
+        newest = _Log(self, source, key, Findings())
+        logs = [newest]
+        while logs[0].source.read(PREDECESSOR + CHECKPOINT) is not None:
+            successor = logs[0]
+            if len(logs) == MAX_SHARDS:
+                successor.findings.add(f"more than {MAX_SHARDS} shards", PREDECESSOR)
+                break
+            below = _Below(successor.source, PREDECESSOR)
+            findings = Findings(successor.findings.prefix + PREDECESSOR)
+            try:
+                older = _Log(self, below, self._key_of(below), findings)
+            except VerificationError as error:
+                successor.findings.note(error.at(PREDECESSOR))
+                break
+            older.successor, successor.predecessor = successor, older
+            logs.insert(0, older)
+        return logs
+
+    def _key_of(self, source: Source) -> VerifierKey:
+        """Return the key that a predecessor is verified with."""
+        origin = claimed(source.read(CHECKPOINT) or b"").origin
+        known = self.pinned.get(origin)
+        if known is not None:
+            return known
+        return VerifierKey.parse((source.read(VKEY) or b"").removesuffix(b"\n").decode("ascii", "replace"))
+
+    def blame_duplicates(self, logs: "Sequence[_Log]") -> None:
+        """Read the entries again whose ids seemed to occur twice, and name those that do."""
+        suspects = self.ids.suspects()
+        seen: dict[str, str] = {}
+        for log in logs if suspects else ():
+            for index, entry, where in log.entries_again():
+                if IdSet.fingerprint(entry.event_id) not in suspects:
+                    continue
+                earlier = seen.setdefault(entry.event_id, f"{log.findings.prefix}entry {index}")
+                if earlier != f"{log.findings.prefix}entry {index}":
+                    log.findings.add(f"the event id {entry.event_id} is that of {earlier}", where)
+
+
+class _Log:
+    """One shard under verification."""
+
+    def __init__(self, run: _Run, source: Source, key: VerifierKey, findings: Findings) -> None:
+        self.source = source
+        self.findings = findings
+        self.predecessor: _Log | None = None
+        self.successor: _Log | None = None
+        self.disclosed_count = 0
+        self._run = run
+        self._keys = Keyring(key)
+        self._head = Checkpoint(key.name, 0, b"")
+        self._walk: Walk | None = None
+        self._tenant = self._environment = self._cites = ""
+        self._witnesses: tuple[tuple[str, int], ...] = ()
+        self._disclosures = _Disclosures(source, findings)
+
+    def walk(self, since: bytes | None, policy: Policy | None) -> None:
+        """Verify everything about this shard."""
         self._check_vkey()
-        head = self._attempt(CHECKPOINT, self._open_head)
-        kept = self._attempt("the kept checkpoint", lambda: self._open_kept(since)) if since is not None else None
-        if head is None:
-            return self._report(Checkpoint(self.key.name, 0, b""))
-        if kept is not None and kept.size > head.size:
-            self._add(
-                f"the log was cut: the kept checkpoint covers {kept.size} entries, this copy only {head.size}",
-                CHECKPOINT,
-            )
-            kept = None
-        root = self._walk(head, kept)
-        if root != head.root:
-            self._add(
-                f"the tree of {head.size} entries has the root {root.hex()}, signed is {head.root.hex()}", CHECKPOINT
-            )
-        self._check_strays(head.size)
-        return self._report(head)
+        data = self.findings.attempt(CHECKPOINT, self._read_checkpoint)
+        head = self.findings.attempt(CHECKPOINT, lambda: claimed(data)) if data is not None else None
+        kept = self.findings.attempt("the kept checkpoint", lambda: claimed(since)) if since is not None else None
+        if data is None or head is None or not self._may_be_ours(data):
+            return
+        rotations = self._rotations()
+        sizes = {one.size for _, one in rotations} | ({kept.size} if kept is not None else set())
+        self._walk = Walk(self.source, head, self.findings, self._on_entries, marks=frozenset(sizes))
+        whole = self._walk.run(self._run.on_progress)
+        self._follow(rotations)
+        signed = self.findings.attempt(CHECKPOINT, lambda: self._keys.open_head(data))
+        if signed is None:
+            return
+        self._head = signed
+        if since is not None and kept is not None:
+            self._compare(since, kept, whole=whole)
+        if policy is not None:
+            self._check_witnesses(policy, data)
+        self._disclosures.finish(head.size)
+        check_strays(self.source.paths(), self.source, head.size, self.findings)
+        self._check_predecessor()
 
-    # --- the signed head ---
+    def report(self) -> Report:
+        """Return what was found of this shard alone."""
+        return Report(
+            self._head.origin,
+            self._head.size,
+            self._head.root,
+            self._tenant,
+            self._environment,
+            tuple(self.findings.kept),
+            self.findings.omitted_count,
+            len(self._keys.accepted) - 1,
+            self.disclosed_count,
+            self._witnesses,
+        )
+
+    # --- the signed head and its keys ---
 
     def _check_vkey(self) -> None:
         """The file is a convenience beside the log (C2SP knows none): it may be absent, but it must not mislead."""
-        data = self.source.read(VKEY)
-        if data is not None and data.removesuffix(b"\n") != self.key.vkey.encode():
-            self._add("the file does not hold the pinned key", VKEY)
+        data = self.findings.attempt(VKEY, lambda: self.source.read(VKEY))
+        if data is not None and data.removesuffix(b"\n") != self._keys.pinned.vkey.encode():
+            self.findings.add("the file does not hold the pinned key", VKEY)
 
-    def _open_head(self) -> Checkpoint:
+    def _read_checkpoint(self) -> bytes:
         data = self.source.read(CHECKPOINT)
         if data is None:
             raise VerificationError("the file is missing", kind="incomplete")
-        return open_checkpoint(data, [self.key])
-
-    def _open_kept(self, since: bytes | None) -> Checkpoint:
-        return open_checkpoint(since or b"", [self.key])
-
-    # --- the tree ---
-
-    def _walk(self, head: Checkpoint, kept: Checkpoint | None) -> bytes:
-        """Recompute the tree from the entries, comparing every tile on the way; return its root."""
-        frontier = Frontier()
-        upper = _UpperTiles(self._check_tile)
-        for bundle in tiles.bundles_of(head.size):
-            start = bundle.index * WIDTH
-            leaves = self._leaves(bundle, head, frontier)
-            if leaves is None:
-                self.is_gapless = False
-                self._missing_subtree(head.size)
-                return head.root
-            if kept is not None and start < kept.size <= start + bundle.width:
-                root = frontier.extend(leaves[: kept.size - start]).root()
-                if root != kept.root:
-                    self._add(
-                        f"the first {kept.size} entries are not those of the kept checkpoint: two histories of one log",
-                        CHECKPOINT,
-                        "forked",
-                    )
-            frontier = frontier.extend(leaves, upper.on_node)
-        upper.finish()
-        return frontier.root()
-
-    def _leaves(self, bundle: Tile, head: Checkpoint, frontier: Frontier) -> list[bytes] | None:
-        """Return the leaf hashes of one bundle after checking entries and level-0 tile; None if both are absent."""
-        tile = Tile(0, bundle.index, bundle.width)
-        hashes = self._attempt(tile.path, lambda: self._read_hashes(tile))
-        logged = self._attempt(bundle.path, lambda: self._read_entries(bundle))
-        if logged is None:
-            self.is_gapless = False
-            return hashes
-        leaves = [leaf_hash(data) for data in logged]
-        if hashes is not None and hashes != leaves:
-            return self._blame(bundle, tile, logged, leaves, hashes, head, frontier)
-        self._check_entries(bundle.index * WIDTH, logged, bundle.path)
-        return leaves
-
-    def _blame(
-        self,
-        bundle: Tile,
-        tile: Tile,
-        logged: list[bytes],
-        leaves: list[bytes],
-        hashes: list[bytes],
-        head: Checkpoint,
-        frontier: Frontier,
-    ) -> list[bytes]:
-        """Say whether entries or tile were altered, by what is above them; return the leaves to go on with."""
-        entries_hold = self._holds(leaves, bundle, head, frontier)
-        tile_holds = self._holds(hashes, bundle, head, frontier)
-        offsets = tiles.bundle_offsets(logged)
-        for number, (leaf, stored) in enumerate(zip(leaves, hashes, strict=True)):
-            if leaf == stored:
-                continue
-            index = bundle.index * WIDTH + number
-            if not entries_hold:
-                self._add(
-                    f"entry {index} (byte {offsets[number]}, {len(logged[number])} bytes) is not what was logged: "
-                    f"its hash is not hash {number} of {tile.path}",
-                    bundle.path,
-                )
-            if not tile_holds:
-                at = number * HASH_SIZE + _first_difference(leaf, stored)
-                self._add(f"hash {number} is not that of entry {index}: first difference at byte {at}", tile.path)
-        if entries_hold:
-            self._check_entries(bundle.index * WIDTH, logged, bundle.path)
-        return leaves if entries_hold else hashes
-
-    def _holds(self, leaves: list[bytes], bundle: Tile, head: Checkpoint, frontier: Frontier) -> bool:
-        """Tell whether these leaves lead to what stands above them: the parent tile's hash, else the signed root."""
-        if (bundle.index * WIDTH) + bundle.width == head.size and frontier.extend(leaves).root() == head.root:
-            return True
-        if not bundle.is_full:
-            return False
-        above = bundle.index // WIDTH
-        parent = Tile(1, above, tiles.width_at(head.size, 1, above))
-        stored = self.source.read(parent.path) or b""
-        at = bundle.index % WIDTH * HASH_SIZE
-        return perfect_root(leaves) == stored[at : at + HASH_SIZE]
-
-    def _missing_subtree(self, size: int) -> None:
-        """After a hole that cannot be bridged: name the other files that are missing, up to the limit."""
-        for tile in chain(tiles.tiles_of(size), tiles.bundles_of(size)):
-            if self.source.read(tile.path) is None:
-                self._add("the file is missing", tile.path, "incomplete")
-            if self.omitted_count:
-                return
-
-    def _check_tile(self, tile: Tile, expected: list[bytes]) -> None:
-        hashes = self._attempt(tile.path, lambda: self._read_hashes(tile))
-        if hashes is None:
-            return
-        for number, (stored, own) in enumerate(zip(hashes, expected, strict=True)):
-            if stored != own:
-                at = number * HASH_SIZE + _first_difference(stored, own)
-                self._add(f"hash {number} is not the one derived from below: first difference at byte {at}", tile.path)
-
-    def _read_hashes(self, tile: Tile) -> list[bytes]:
-        return tiles.parse_hashes(tile, self._read(tile))
-
-    def _read_entries(self, bundle: Tile) -> list[bytes]:
-        return tiles.parse_bundle(bundle, self._read(bundle))
-
-    def _read(self, tile: Tile) -> bytes:
-        data = self.source.read(tile.path)
-        if data is None and not tile.is_full:
-            # tlog-tiles lets a log delete a partial tile once the full one exists.
-            full = self.source.read(Tile(tile.level, tile.index, WIDTH).path)
-            data = None if full is None else _prefix(full, tile)
-        if data is None:
-            raise VerificationError("the file is missing", kind="incomplete", where=tile.path)
         return data
 
-    def _check_strays(self, size: int) -> None:
-        """Older partial tiles are allowed and must be prefixes of the current ones; nothing else is."""
-        for path in sorted(self.source.paths()):
+    def _may_be_ours(self, data: bytes) -> bool:
+        """Tell whether reading the log can lead to a key that signed the head: the pinned one, or a later one."""
+        try:
+            self._keys.open_head(data)
+        except VerificationError as error:
+            pinned = self._keys.pinned
+            _, signatures = split(data)
+            if any(one.name == pinned.name and one.key_id != pinned.key_id for one in signatures):
+                return True
+            self.findings.note(error.at(CHECKPOINT))
+            return False
+        return True
+
+    def _rotations(self) -> list[tuple[bytes, Checkpoint]]:
+        """Return the rotation notes that the export holds, with what they claim."""
+        found: list[tuple[bytes, Checkpoint]] = []
+        while len(found) < MAX_ROTATIONS:
+            path = rotation_path(len(found) + 1)
+            note = self.findings.attempt(path, partial(self.source.read, path))
+            one = self.findings.attempt(path, partial(claimed, note)) if note is not None else None
+            if note is None or one is None:
+                break
+            found.append((note, one))
+        return found
+
+    def _follow(self, rotations: Sequence[tuple[bytes, Checkpoint]]) -> None:
+        """Accept the keys that the rotation notes vouch for, up to the first that does not hold."""
+        if self._walk is None or (rotations and not self._walk.is_gapless):
+            return  # what is missing was named; keys cannot be followed across it
+        for number, (note, _) in enumerate(rotations, 1):
             try:
-                stray = tiles.parse_path(path)
+                self._keys.accept(number, note, self._walk.roots)
             except VerificationError as error:
-                self._note(error.at(path))
-                continue
-            cover = Tile(stray.level, stray.index, tiles.width_at(size, stray.level, stray.index))
-            if stray.width > cover.width:
-                self._add(f"the file lies beyond the checkpoint's {size} entries", path)
-            elif stray.width < cover.width:
-                whole = self.source.read(cover.path)
-                if whole is not None and self.source.read(path) != _prefix(whole, stray):
-                    self._add(f"the file is not the beginning of {cover.path}", path)
+                self.findings.note(error.at(rotation_path(number)))
+                return
+
+    def _compare(self, since: bytes, kept: Checkpoint, *, whole: bool) -> None:
+        """Compare with a checkpoint that the reader kept from before."""
+        where = "the kept checkpoint"
+        if self.findings.attempt(where, lambda: self._keys.open_old(since)) is None or self._walk is None:
+            return
+        size = self._head.size
+        if kept.size > size:
+            self.findings.add(
+                f"the log was cut: the kept checkpoint covers {kept.size} entries, this copy only {size}", CHECKPOINT
+            )
+        elif (whole or kept.size in self._walk.roots) and self._walk.roots[kept.size] != kept.root:
+            self.findings.add(
+                f"the first {kept.size} entries are not those of the kept checkpoint: two histories of one log",
+                CHECKPOINT,
+                "forked",
+            )
+
+    def _check_witnesses(self, policy: Policy, data: bytes) -> None:
+        witnessed = self.findings.attempt(CHECKPOINT, lambda: policy.open(data, self._keys.accepted))
+        if witnessed is not None:
+            self._witnesses = tuple(sorted(witnessed.times.items()))
+
+    # --- the shard before ---
+
+    def _check_predecessor(self) -> None:
+        """The genesis entry cites the last checkpoint of the shard before; it must be the one that lies here."""
+        if self.predecessor is None:
+            if self._cites:
+                where = PREDECESSOR + CHECKPOINT
+                self.findings.add("the shard before this one is not in the export", where, "incomplete")
+            return
+        if not self._tenant:
+            return  # the genesis entry is missing, which was named
+        note = self.predecessor.source.read(CHECKPOINT) or b""
+        candidates = [note]
+        with contextlib.suppress(VerificationError):  # cited is what the log signed, with or without cosignatures
+            candidates.append(own_lines(note, self.predecessor.origin))
+        if self._cites not in {"sha256:" + hashlib.sha256(one).hexdigest() for one in candidates}:
+            self.findings.add("this is not the checkpoint that the genesis entry cites", PREDECESSOR + CHECKPOINT)
+        theirs = self.predecessor.report()
+        if theirs.tenant and (theirs.tenant, theirs.environment) != (self._tenant, self._environment):
+            self.findings.add("the shard before is of another tenant or environment", PREDECESSOR + CHECKPOINT)
+
+    @property
+    def origin(self) -> str:
+        """The log's origin."""
+        return self._keys.pinned.name
+
+    @property
+    def _is_gapless(self) -> bool:
+        """Whether all entries up to here were there, those of the shards before included."""
+        here = self._walk is not None and self._walk.is_gapless
+        return here and (self.predecessor is None or self.predecessor._is_gapless)  # noqa: SLF001
 
     # --- the entries ---
 
-    def _check_entries(self, start: int, logged: list[bytes], path: str) -> None:
-        for number, data in enumerate(logged):
-            index = start + number
-            where = f"{path}, entry {index}"
-            entry = self._attempt(where, partial(entries.parse, data))
-            if entry is not None:
-                self._check_entry(index, entry, where)
-                if self.on_entry is not None:
-                    self.on_entry(index, entry)
+    def entries_again(self) -> Iterator[tuple[int, entries.Entry, str]]:
+        """Yield the well-formed entries once more, with index and place."""
+        if self._walk is None:
+            return
+        for bundle in bundles_of(self._walk.head.size):
+            try:
+                logged = self._walk.read_entries(bundle)
+            except VerificationError:
+                return
+            for index, data in enumerate(logged, bundle.index * 256):
+                try:
+                    yield index, entries.parse(data), f"{bundle.path}, entry {index}"
+                except VerificationError:
+                    continue
 
-    def _check_entry(self, index: int, entry: entries.Entry, where: str) -> None:
-        if index == 0:
-            self.tenant, self.environment = entry.tenant, entry.environment
-            if entry.type != entries.GENESIS:
-                self._add("the first entry is not log.genesis", where)
-            elif entry.data["vkey"] != self.key.vkey:
-                self._add("the genesis entry names another key than the pinned one", where)
-        elif entry.type == entries.GENESIS:
-            self._add("a second log.genesis", where)
-        if self.tenant and (entry.tenant, entry.environment) != (self.tenant, self.environment):
-            self._add(
-                f"the entry is of {entry.tenant}/{entry.environment}, the log of {self.tenant}/{self.environment}",
-                where,
+    def _on_entries(self, start: int, logged: list[bytes], path: str) -> None:
+        on_entry = self._run.on_entry
+        for index, data in enumerate(logged, start):
+            try:
+                entry = entries.parse(data)
+            except VerificationError as error:
+                self.findings.note(error.at(f"{path}, entry {index}"))
+                continue
+            self._check_entry(index, entry, path)
+            if on_entry is not None:
+                on_entry(index, entry)
+
+    def _check_entry(self, index: int, entry: entries.Entry, path: str) -> None:
+        if index == 0 or entry.type == entries.GENESIS:
+            self._check_genesis(index, entry, f"{path}, entry {index}")
+        if self._tenant and (entry.tenant, entry.environment) != (self._tenant, self._environment):
+            self.findings.add(
+                f"the entry is of {entry.tenant}/{entry.environment}, the log of {self._tenant}/{self._environment}",
+                f"{path}, entry {index}",
             )
-        earlier = self.event_ids.setdefault(entry.event_id, index)
-        if earlier != index:
-            self._add(f"the event id {entry.event_id} is that of entry {earlier}", where)
-        if entry.stream and self.is_gapless:
-            due = self.streams.get(entry.stream, 0) + 1
-            if entry.seq != due:
-                self._add(f"{entry.stream} goes on with seq {entry.seq} where {due} is due", where)
-            self.streams[entry.stream] = entry.seq
+        self._run.ids.add(entry.event_id)
+        if entry.stream:
+            due = self._run.streams.advance(entry.stream, entry.seq)
+            if entry.seq != due and self._is_gapless:
+                self.findings.add(
+                    f"{entry.stream} goes on with seq {entry.seq} where {due} is due", f"{path}, entry {index}"
+                )
+        if entry.type.startswith("key."):
+            self._keys.see(index, entry)
+        if self._disclosures.due == index:
+            self.disclosed_count += self._disclosures.check(index, entry)
 
-    # --- findings ---
-
-    def _attempt(self, where: str, read: Callable[[], _T]) -> _T | None:
-        """Return what `read` returns; turn what it raises into a finding."""
-        try:
-            return read()
-        except VerificationError as error:
-            self._note(error.at(where))
-            return None
-
-    def _add(self, message: str, where: str, kind: Kind = "tampered") -> None:
-        self._note(VerificationError(message, kind=kind, where=where))
-
-    def _note(self, finding: VerificationError) -> None:
-        if any((f.where, f.message) == (finding.where, finding.message) for f in self.findings):
+    def _check_genesis(self, index: int, entry: entries.Entry, where: str) -> None:
+        if index:
+            self.findings.add("a second log.genesis", where)
             return
-        worse = finding.kind != "incomplete" and all(f.kind == "incomplete" for f in self.findings)
-        if len(self.findings) < MAX_FINDINGS or worse:  # the verdict never depends on the cut
-            self.findings.append(finding)
-        else:
-            self.omitted_count += 1
-
-    def _report(self, head: Checkpoint) -> Report:
-        return Report(
-            head.origin,
-            head.size,
-            head.root,
-            self.tenant,
-            self.environment,
-            tuple(self.findings),
-            self.omitted_count,
-        )
-
-
-@dataclass(slots=True)
-class _UpperTiles:
-    """Collects the hashes of levels 1 and up as subtrees become complete, and hands over each tile once."""
-
-    check: Callable[[Tile, list[bytes]], None]
-    pending: dict[int, list[bytes]] = field(default_factory=dict)
-    done: dict[int, int] = field(default_factory=dict)
-
-    def on_node(self, height: int, _index: int, node: bytes) -> None:
-        level, rest = divmod(height, HEIGHT)
-        if rest:
+        self._tenant, self._environment = entry.tenant, entry.environment
+        if entry.type != entries.GENESIS:
+            self.findings.add("the first entry is not log.genesis", where)
             return
-        hashes = self.pending.setdefault(level, [])
-        hashes.append(node)
-        if len(hashes) == WIDTH:
-            self._flush(level)
-
-    def finish(self) -> None:
-        for level in sorted(self.pending):
-            if self.pending[level]:
-                self._flush(level)
-
-    def _flush(self, level: int) -> None:
-        hashes = self.pending[level]
-        index = self.done.get(level, 0)
-        self.check(Tile(level, index, len(hashes)), hashes)
-        self.pending[level] = []
-        self.done[level] = index + 1
+        if entry.data["vkey"] != self._keys.pinned.vkey:
+            self.findings.add("the genesis entry names another key than the pinned one", where)
+        self._cites = entry.data.get("predecessor", "")
 
 
-def _first_difference(left: bytes, right: bytes) -> int:
-    return next(i for i, (a, b) in enumerate(zip(left, right, strict=True)) if a != b)
+class _Disclosures:
+    """The sealed fields that an export shows, one line an entry, in order of the index."""
 
+    def __init__(self, source: Source, findings: Findings) -> None:
+        self._findings = findings
+        self._number = 0
+        self._lines = findings.attempt(DISCLOSURES, lambda: source.lines(DISCLOSURES))
+        self._strings: list[str] = []
+        self.due = -1
+        """The index of the next entry that has some; -1 when there is none."""
+        self._next()
 
-def _prefix(whole: bytes, part: Tile) -> bytes | None:
-    """Return the bytes of a partial tile, given those of a wider one; None when it does not have as much."""
-    if part.level is not None:
-        return whole[: part.width * HASH_SIZE]
-    at = 0
-    for _ in range(part.width):
-        if at + 2 > len(whole):
+    def check(self, index: int, entry: entries.Entry) -> int:
+        """Compare the strings of entry `index` with its digests; return how many hold."""
+        strings = self._strings
+        where = f"{DISCLOSURES}, line {self._number}, entry {index}"
+
+        def compare() -> int:
+            sealed = set(entry.document.get("_sd", ()))
+            disclosure.check(strings, REGISTRY[entry.type].sealed)
+            if not sealed.issuperset(map(disclosure.digest, strings)):
+                raise VerificationError("a disclosure is not one of those that the entry sealed")
+            return len(strings)
+
+        count = self._findings.attempt(where, compare) or 0
+        self._next()
+        return count
+
+    def finish(self, size: int) -> None:
+        """Note lines of entries that were not met."""
+        while self.due >= 0:
+            if self.due >= size:
+                self._findings.add(f"there is no entry {self.due}", f"{DISCLOSURES}, line {self._number}")
+                return
+            self._next()
+
+    def _next(self) -> None:
+        before, self.due = self.due, -1
+        if self._lines is None:
+            return
+        where = f"{DISCLOSURES}, line {self._number + 1}"
+        read = self._findings.attempt(where, self._read)
+        if read is None:
+            return
+        index, self._strings = read
+        if index <= before:
+            self._findings.add(f"entry {index} after entry {before}: the lines are in order of the index", where)
+            return
+        self.due = index
+
+    def _read(self) -> tuple[int, list[str]] | None:
+        line = next(self._lines, None) if self._lines is not None else None
+        if line is None:
             return None
-        at += 2 + int.from_bytes(whole[at : at + 2], "big")
-    return whole[:at]
+        self._number += 1
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise VerificationError("the line is not {index, disclosures}, with at least one disclosure")
+        strings = (found["first"] or found["second"]).decode().split(",")
+        return int(found["before"] or found["after"]), [one.strip(' "') for one in strings]
+
+
+class _Below:
+    """The files of a source that lie below a folder."""
+
+    def __init__(self, source: Source, folder: str) -> None:
+        self._source, self._folder = source, folder
+
+    def read(self, path: str) -> bytes | None:
+        return self._source.read(self._folder + path)
+
+    def paths(self, below: str = "tile/") -> Iterable[str]:
+        for path in self._source.paths(self._folder + below):
+            yield path.removeprefix(self._folder)
+
+    def lines(self, path: str) -> Iterator[bytes] | None:
+        return self._source.lines(self._folder + path)
