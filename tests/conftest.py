@@ -4,10 +4,11 @@ from hypothesis import settings
 
 from support.node_client import node_client
 from support.openbao import openbao, openbao_server, provisioned
-from support.postgres import _databases, fresh_database, postgres_cluster
+from support.postgres import _databases, backup, fresh_database, postgres_cluster
 
 __all__ = [
     "_databases",
+    "backup",
     "fresh_database",
     "node_client",
     "openbao",

@@ -22,7 +22,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from counterseal.api.audit.v1 import ledger_pb2_grpc
+from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2_grpc
 from counterseal.api.common.v1 import containment_pb2, decision_pb2
 from counterseal.api.credentials.v1 import grant_pb2, grant_pb2_grpc, token_pb2, token_pb2_grpc
 from counterseal.api.executor.v1 import operator_pb2, plan_pb2, tool_pb2
@@ -57,7 +57,7 @@ from counterseal_executor.main import assemble
 from counterseal_executor.plans.service import PlanService
 from counterseal_executor.tools.service import ToolService
 from support.documents import tool_document
-from support.ledger import TinyLedger
+from support.ledger import TinyLedger, TinyReader
 from support.signer import LocalSigner
 from support.trace import check_traces
 
@@ -305,6 +305,7 @@ class SmallRuntime:
     new_id: Any = new_id
     instance_id: str = field(default_factory=new_id)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    unfit: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def channel(self, peer: str) -> grpc.aio.Channel:
@@ -462,8 +463,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIterator[World]:
-    """Everything around an executor, for one test."""
+async def world(
+    database_url: str, sim_path: Path, audit: grpc.aio.Channel | None = None, **targets: Target
+) -> AsyncIterator[World]:
+    """Everything around an executor, for one test. audit: a channel to a real ledger, instead of the tiny one."""
     policy, broker, ledger = FakePolicy(), FakeBroker(), TinyLedger()
     servers: list[grpc.aio.Server] = []
     channels: dict[str, grpc.aio.Channel] = {}
@@ -479,6 +482,8 @@ async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIt
 
     def log(server: grpc.aio.Server) -> None:
         ledger_pb2_grpc.add_LedgerServiceServicer_to_server(ledger, server)
+        tail = TinyReader(ledger)  # type: ignore[abstract] # nothing else is read of it
+        reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server(tail, server)
 
     adders: dict[str, Callable[[grpc.aio.Server], None]] = {"policy": decisions, "credentials": grants, "audit": log}
     for name, add in adders.items():
@@ -489,6 +494,9 @@ async def world(database_url: str, sim_path: Path, **targets: Target) -> AsyncIt
         servers.append(server)
         addresses[name] = f"127.0.0.1:{port}"
         channels[name] = grpc.aio.insecure_channel(addresses[name])
+    if audit is not None:
+        await channels["audit"].close(None)
+        channels["audit"] = audit
     engine = create_async_engine(database_url, pool_size=20)
     config = ExecutorConfig(
         targets={"shop": Target("shop", "sim", {"path": str(sim_path)}), **targets},

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
+from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
 from counterseal.ledger import entry as entries
 from counterseal.ledger.disclosure import check
 from counterseal.ledger.errors import VerificationError
@@ -29,11 +29,16 @@ class TinyLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.down = False
         self.lose_answers = 0
         self.refuse: dict[str, str] = {}
+        self.tails: list[tuple[str, int]] = []
         self._by_id: dict[str, tuple[int, bytes]] = {}
 
     @property
     def types(self) -> list[str]:
         return [entries.parse(data).type for data in self.log]
+
+    def log_of(self, tenant: str) -> list[bytes]:
+        """The entries of one tenant, as its own log."""
+        return [data for data in self.log if entries.parse(data).tenant == tenant]
 
     def append(self, request: ledger_pb2.NewEntry) -> ledger_pb2.AppendResult:
         reason = self.refuse.get(request.event_id)
@@ -79,6 +84,30 @@ class TinyLedger(ledger_pb2_grpc.LedgerServiceServicer):
                 self.lose_answers -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
             yield ledger_pb2.AppendStreamResponse(batch=request.batch, results=results)
+
+
+class TinyReader(reader_pb2_grpc.LedgerReaderServiceServicer):
+    """The tail of a tiny ledger: one log for every tenant, filtered as it is read."""
+
+    def __init__(self, ledger: TinyLedger) -> None:
+        self.ledger = ledger
+
+    async def TailEntries(  # noqa: N802
+        self, request: reader_pb2.TailEntriesRequest, context: Any
+    ) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
+        at = request.from_index
+        self.ledger.tails.append((request.tenant, at))
+        while not self.ledger.down:
+            log = self.ledger.log_of(request.tenant)
+            found = [
+                reader_pb2.LedgerEntry(index=at + offset, entry=data, leaf_hash=leaf_hash(data))
+                for offset, data in enumerate(log[at : at + 100])
+            ]
+            at += len(found)
+            yield reader_pb2.TailEntriesResponse(entries=found, size=len(log))
+            if not found:
+                await asyncio.sleep(0.05)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
 
 
 @asynccontextmanager

@@ -46,6 +46,10 @@ FreshDatabase = Callable[[str | None], ServiceDatabase]
 """fresh_database("audit") -> a migrated copy; fresh_database(None) -> an empty database, all logins the superuser's."""
 
 
+Backup = Callable[[ServiceDatabase, str], ServiceDatabase]
+"""backup(database, "executor") -> a copy of it as it is now."""
+
+
 def off_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine to its end on another thread: fixtures may be used inside a running loop."""
     with ThreadPoolExecutor(1) as pool:
@@ -90,12 +94,16 @@ class Databases:
         if service not in self._templates:
             self._make_template(service)
             self._templates.add(service)
+        return self._copied(name, f"template_{service}", service)
+
+    def backup(self, database: ServiceDatabase, service: str) -> ServiceDatabase:
+        """Copy a service's database as it is now; nobody may be connected to it."""
+        return self._copied(f"t{next(self._numbers)}_{service}", database.name, service)
+
+    def _copied(self, name: str, template: str, service: str) -> ServiceDatabase:
         owner = f"counterseal_{service}_owner"
-        off_loop(
-            lambda: execute(
-                admin, f'CREATE DATABASE "{name}" TEMPLATE "template_{service}" STRATEGY file_copy OWNER {owner}'
-            )
-        )
+        statement = f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy OWNER {owner}'
+        off_loop(lambda: execute(self.cluster.dsn(), statement))
         return ServiceDatabase(
             name,
             self.cluster.dsn(name, f"counterseal_{service}_test", "runtime"),
@@ -151,6 +159,20 @@ def postgres_cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def _databases(postgres_cluster: Cluster) -> Databases:
     return Databases(postgres_cluster)
+
+
+@pytest.fixture
+def backup(_databases: Databases) -> Iterator[Backup]:
+    """A factory of copies of a service's database, dropped after the test: `backup(database, "executor")`."""
+    made: list[ServiceDatabase] = []
+
+    def copy(database: ServiceDatabase, service: str) -> ServiceDatabase:
+        made.append(_databases.backup(database, service))
+        return made[-1]
+
+    yield copy
+    for database in made:
+        _databases.drop(database)
 
 
 @pytest.fixture

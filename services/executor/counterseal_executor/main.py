@@ -26,9 +26,11 @@ from counterseal_executor.peers import Broker, Policy
 from counterseal_executor.plans.commit import Gate
 from counterseal_executor.plans.propose import Proposer
 from counterseal_executor.plans.reading import Reader
-from counterseal_executor.plans.service import Behind, PlanService
+from counterseal_executor.plans.service import PlanService
 from counterseal_executor.plans.signals import Signals
 from counterseal_executor.plans.unit import Maker
+from counterseal_executor.restore.behind import Behind
+from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.tools.service import ToolService
 from counterseal_executor.work.job import Means
 from counterseal_executor.work.recovery import Recovery
@@ -49,19 +51,23 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
         task.add_done_callback(background.discard)
 
     ledger = LedgerClient(lambda: rt.channel("audit"))
-    outbox = Outbox(rt.engine, ledger, on_ack=acknowledge_commits)
+    behind = Behind()
+    restore = RestoreCheck(rt.engine, lambda: rt.channel("audit"), behind)
+    outbox = Outbox(rt.engine, ledger, on_ack=acknowledge_commits, on_refused=restore.suspect)
     maker = Maker(rt.environment, rt.clock, rt.new_id, secrets.token_bytes, outbox)
     policy, broker = Policy(rt.channel("policy")), Broker(rt.channel("credentials"))
     logins = Logins(broker, vault)
     known = connectors()
-    signals, behind = Signals(), Behind()
-    barrier = Barrier(rt.engine, maker, spawn, config.containment_stale_seconds)
+    signals = Signals()
+    barrier = Barrier(rt.engine, maker, spawn, config.containment_stale_seconds, restore)
     reader = Reader(known, config.targets, logins, broker, rt.new_id, spawn)
-    means = Means(rt.engine, maker, config, known, policy, broker, logins, rt.keys.get, signals, rt.instance_id)
-    recovery = Recovery(means, behind)
+    me = rt.instance_id
+    means = Means(rt.engine, maker, config, known, policy, broker, logins, rt.keys.get, signals, restore, me)
+    recovery = Recovery(means)
+    behind.on_found += [recovery.stop, rt.unfit.set]
     proposer = Proposer(rt.engine, maker, config, policy, reader, rt.keys.get, secrets.token_bytes)
     gate = Gate(rt.engine, maker, policy, reader, rt.keys.get, barrier)
-    plans = PlanService(rt.engine, maker, proposer, gate, signals, behind, recovery.start, rt.stopping)
+    plans = PlanService(rt.engine, maker, proposer, gate, signals, restore, recovery.start, rt.stopping)
     await barrier.refresh()
     rt.hooks.check_caller = barrier.check_caller
     rt.hooks.on_refused = RefusalRecorder(
@@ -69,14 +75,15 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
     )
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, rt.stopping))
+    rt.spawn("restore-check", restore.loop(rt.stopping))
     rt.spawn("recovery", recovery.loop(rt.stopping))
     rt.spawn("drain", _drain(rt.stopping, recovery, reader, ledger))
     return (
         (plan_pb2_grpc.add_PlanServiceServicer_to_server, plans),
-        (tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolService(rt.engine, maker, config, known)),
+        (tool_pb2_grpc.add_ToolServiceServicer_to_server, ToolService(rt.engine, maker, config, known, restore)),
         (
             operator_pb2_grpc.add_OperatorServiceServicer_to_server,
-            OperatorService(rt.engine, maker, barrier, recovery),
+            OperatorService(rt.engine, maker, barrier, recovery, restore),
         ),
     )
 

@@ -74,16 +74,27 @@ AckHook = Callable[[AsyncConnection, Sequence[tuple[ledger_pb2.NewEntry, Appende
 """Called in the transaction that acknowledges entries, for what the producer ties to it (a `committed_ack`)."""
 
 
+RefusedHook = Callable[[ledger_pb2.NewEntry, ServiceError], None]
+"""Called for an entry that the ledger refused, by whichever sender."""
+
+
 class Outbox:
     """One service's outbox. `put` in the service's transaction, then `deliver` to wait or `relay` to leave it be."""
 
     def __init__(
-        self, engine: AsyncEngine, ledger: LedgerClient, *, table: str = "outbox", on_ack: AckHook | None = None
+        self,
+        engine: AsyncEngine,
+        ledger: LedgerClient,
+        *,
+        table: str = "outbox",
+        on_ack: AckHook | None = None,
+        on_refused: RefusedHook | None = None,
     ) -> None:
         self._engine = engine
         self._ledger = ledger
         self._table = table
         self._on_ack = on_ack
+        self._on_refused = on_refused
         self._wake = asyncio.Event()
         self._settling: set[asyncio.Task[None]] = set()
         self._later: dict[str, int] = {}
@@ -247,6 +258,8 @@ class Outbox:
             else:
                 refused.append(outcome)
                 _log.error("the ledger refused %s: %s", outcome.event_id, outcome.error.reason)
+                if self._on_refused is not None:
+                    self._on_refused(request, outcome.error)
         # In order of id: two senders of the same rows lock them in the same order.
         taken.sort(key=lambda pair: pair[1].event_id)
         async with self._engine.begin() as connection:

@@ -118,6 +118,7 @@ class Runtime:
     instance_id: a fresh id per process. config: the service's own TOML table, to be bound by the service.
     vault: logged in as this service. engine: its own database under its runtime role. keys: public keys by kid.
     stopping: set when the process drains; streams and loops end on it.
+    unfit: set by a service that must not serve although it runs; its health is NOT_SERVING from then on.
     """
 
     service: str
@@ -137,6 +138,7 @@ class Runtime:
     hooks: Hooks = field(default_factory=Hooks)
     tracing: Tracing | None = None
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
+    unfit: asyncio.Event = field(default_factory=asyncio.Event)
     _channels: dict[str, RenewingChannel] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -307,6 +309,7 @@ async def _start(service: str, bound: ServiceConfig, build: Build, spans: Tracin
         await runtime.close()
         raise
     runtime.spawn("renew-certificate", _renewals(runtime, bound, shown))
+    runtime.spawn("health", _tell_unfit(runtime, server))
     log.info("serving", extra={"port": server.port, "instance_id": runtime.instance_id})
     return runtime, server
 
@@ -394,6 +397,11 @@ async def _renewals(runtime: Runtime, bound: ServiceConfig, shown: ServerIdentit
         shown.replace(identity)
         runtime.renew(identity)
         wait = RENEW_SECONDS
+
+
+async def _tell_unfit(runtime: Runtime, server: Server) -> None:
+    await runtime.unfit.wait()
+    await server.unfit()
 
 
 async def _patiently(work: Callable[[], Awaitable[T]]) -> T:

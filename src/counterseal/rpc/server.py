@@ -74,6 +74,11 @@ class Server:
         for service in ("", *self._services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
+    async def unfit(self) -> None:
+        """Say NOT_SERVING, and go on answering: calls are told why."""
+        for service in ("", *self._services):
+            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+
     async def stop(self, stopping: asyncio.Event) -> None:
         """Say NOT_SERVING, let streams end by `stopping`, then give open calls the drain time."""
         await self._health.enter_graceful_shutdown()

@@ -1,6 +1,7 @@
 """A service without methods of its own, run as a process by test_runtime: it proves what every main gets."""
 
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ async def build(runtime: Runtime) -> Sequence[Registration]:
     signature, kid = await runtime.signer("decision").sign(b"message")
     sys.stdout.write(f"database={user} signature={len(signature)} kid={kid} own={runtime.config}\n")
     sys.stdout.flush()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, runtime.unfit.set)
     if runtime.config.get("crash"):
         runtime.spawn("crash", crash())
     return []

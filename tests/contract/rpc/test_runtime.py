@@ -92,8 +92,14 @@ async def test_a_service_starts_with_its_own_identity_and_ends_on_sigterm(
 
     identity = await issue(provisioned, "cli", "cli")
     async with open_channel(f"127.0.0.1:{port}", identity, server_name("policy", "prod")) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        process.send_signal(signal.SIGUSR1)  # this service says that it is unfit: it runs, and tells balancers to go
+        async with asyncio.timeout(10):
+            while answer.status == health_pb2.HealthCheckResponse.SERVING:
+                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     async with open_channel(f"127.0.0.1:{port}", identity, server_name("audit", "prod")) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)

@@ -15,6 +15,7 @@ from counterseal_executor.containment import engine, store
 from counterseal_executor.containment.engine import SYSTEM_TENANT, ScopeState
 from counterseal_executor.events import Event, Header, build_entry
 from counterseal_executor.plans.unit import Maker, change
+from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.states import PLAN
 
 POLL_SECONDS = 0.05
@@ -27,10 +28,13 @@ Spawn = Callable[[Coroutine[Any, Any, None]], None]
 class Barrier:
     """This service's own memory of containment, and how fresh the stream from policy is."""
 
-    def __init__(self, engine_: AsyncEngine, maker: Maker, spawn: Spawn, stale_seconds: float) -> None:
+    def __init__(
+        self, engine_: AsyncEngine, maker: Maker, spawn: Spawn, stale_seconds: float, restore: RestoreCheck
+    ) -> None:
         self._engine = engine_
         self._maker = maker
         self._spawn = spawn
+        self._restore = restore
         self._stale_ms = int(stale_seconds * 1000)
         self._heard_ms: int | None = None
         self._quiesced: dict[tuple[str, int], int] = {}
@@ -110,14 +114,19 @@ class Barrier:
             found = self._quiesced.get((state.scope, state.epoch))
             if found is not None:
                 return found
-            if await self.open_count(state.scope) == 0:
+            if self._restore.current and await self.open_count(state.scope) == 0:
                 return self._maker.clock()
             if monotonic_ms() >= deadline:
                 return None
             await asyncio.sleep(POLL_SECONDS)
 
     async def _follow_up(self, state: ScopeState) -> None:
-        """Halt the scope's plans, then wait for its open intents and say so in the ledger."""
+        """Halt the scope's plans, then wait for its open intents and say so in the ledger.
+
+        A database that may be older than the ledger has other plans than the ledger: it halts none and says nothing.
+        """
+        if not await self._restore.settled():
+            return
         async with db.transaction(self._engine, db.EVERY_TENANT) as conn:
             plans = await store.live_plans(conn, state.scope)
         for tenant, plan_id in plans:

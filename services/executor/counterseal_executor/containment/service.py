@@ -17,6 +17,7 @@ from counterseal_executor.containment.follower import state_message
 from counterseal_executor.events import Event
 from counterseal_executor.plans import store
 from counterseal_executor.plans.unit import Maker, Unit, change
+from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.states import OPEN_STEPS, STEP, STEP_TERMINAL
 from counterseal_executor.work.doubts import resolve
 from counterseal_executor.work.recovery import Recovery
@@ -35,16 +36,22 @@ _IN_DOUBT = {APPLIED: "operator_applied", ABSENT: "operator_absent", UNKNOWN: "o
 class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     """Stops scopes, shows the barrier, resumes plans, and takes people's statements about doubts."""
 
-    def __init__(self, engine: AsyncEngine, maker: Maker, barrier: Barrier, recovery: Recovery) -> None:
+    def __init__(
+        self, engine: AsyncEngine, maker: Maker, barrier: Barrier, recovery: Recovery, restore: RestoreCheck
+    ) -> None:
         self._engine = engine
         self._maker = maker
         self._barrier = barrier
         self._recovery = recovery
+        self._restore = restore
 
     async def HaltScope(  # noqa: N802 (the contract's name)
         self, request: operator_pb2.HaltScopeRequest, context: Any
     ) -> operator_pb2.HaltScopeResponse:
-        """Stop a scope, then wait for its open intents as long as the caller does."""
+        """Stop a scope, then wait for its open intents as long as the caller does.
+
+        A stop is taken whatever this database lacks; that the scope is quiet is said of a current one only.
+        """
         if request.epoch < 0:
             raise InputInvalid("epoch must not be negative", pointer="/epoch")
         if not request.reason_code:
@@ -77,6 +84,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ResumePlanResponse:
         """Resume a halted plan; its worker asks policy again before anything new starts."""
         caller = _operator()
+        await self._restore.require(caller.tenant)
         async with change(self._engine, self._maker, caller.tenant, _id(request.plan_id), barrier=True) as unit:
             if unit.plan.state != "HALTED":
                 raise WrongState(f"the plan is {unit.plan.state}", state=unit.plan.state)
@@ -132,6 +140,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
     ) -> operator_pb2.ResolveStepResponse:
         """Take a person's statement about a step; the ledger keeps who said it, and the words sealed."""
         caller = _operator()
+        await self._restore.require(caller.tenant)
         if request.resolution not in _VERDICTS:
             raise InputInvalid("resolution is required", pointer="/resolution")
         if not 1 <= len(request.comment) <= 4096:

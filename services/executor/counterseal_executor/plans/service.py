@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.api.executor.v1 import plan_pb2, plan_pb2_grpc
-from counterseal.errors import InputInvalid, NotFound, StateBehindLedger, WrongState
+from counterseal.errors import InputInvalid, NotFound, WrongState
 from counterseal.identity import Caller, current_caller
 from counterseal_executor import database as db
 from counterseal_executor import paging, states
@@ -18,23 +18,12 @@ from counterseal_executor.plans.propose import Proposer
 from counterseal_executor.plans.rows import PlanRow
 from counterseal_executor.plans.signals import Signals
 from counterseal_executor.plans.unit import Maker, change
+from counterseal_executor.restore.check import RestoreCheck
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 1.0
 WATCH_BATCH = 100
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|sha256:[0-9a-f]{64}")
-
-
-class Behind:
-    """Set once the ledger showed that this database is older than it; nothing is served from then on (I12)."""
-
-    def __init__(self) -> None:
-        self.why = ""
-
-    def check(self) -> None:
-        """Raise StateBehindLedger when the flag is set."""
-        if self.why:
-            raise StateBehindLedger(self.why)
 
 
 class PlanService(plan_pb2_grpc.PlanServiceServicer):
@@ -47,7 +36,7 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         proposer: Proposer,
         gate: Gate,
         signals: Signals,
-        behind: Behind,
+        restore: RestoreCheck,
         start: Callable[[PlanRow], None],
         stopping: asyncio.Event,
     ) -> None:
@@ -56,7 +45,7 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         self._proposer = proposer
         self._gate = gate
         self._signals = signals
-        self._behind = behind
+        self._restore = restore
         self._start = start
         self._stopping = stopping
 
@@ -66,8 +55,8 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> plan_pb2.ProposePlanResponse:
         """Make a plan of a proposal."""
-        self._behind.check()
-        row = await self._proposer.propose(request, current_caller())
+        caller = await self._changing()
+        row = await self._proposer.propose(request, caller)
         return plan_pb2.ProposePlanResponse(
             plan_id=row.plan_id,
             plan_digest=row.plan_digest,
@@ -81,8 +70,7 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> plan_pb2.VerifyPlanResponse:
         """Ask policy again about stored bytes."""
-        self._behind.check()
-        caller = current_caller()
+        caller = await self._changing()
         row = await self._own(request.plan_id, caller)
         if row.state != states.PLAN_START:
             raise WrongState(f"the plan is {row.state}", state=row.state)
@@ -94,9 +82,9 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> plan_pb2.CommitPlanResponse:
         """Pass the gate."""
-        self._behind.check()
+        caller = await self._changing()
         _check_id(request.plan_id)
-        row, committed = await self._gate.commit(request, current_caller())
+        row, committed = await self._gate.commit(request, caller)
         self._signals.changed(row.plan_id)
         if committed:
             self._start(row)
@@ -170,7 +158,7 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> plan_pb2.CancelPlanResponse:
         """Withdraw a proposal, or stop a plan and take back what it did."""
-        row = await self._own(request.plan_id, current_caller())
+        row = await self._own(request.plan_id, await self._changing())
         async with change(self._engine, self._maker, row.tenant, row.plan_id) as unit:
             state = unit.plan.state
             if state == "PROPOSED":
@@ -187,6 +175,12 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         if unit.plan.end_ms is None:
             self._start(unit.plan)
         return plan_pb2.CancelPlanResponse(plan=await self._message(unit.plan))
+
+    async def _changing(self) -> Caller:
+        """Return the caller of a method that changes something, once this database is known to be current."""
+        caller = current_caller()
+        await self._restore.require(caller.tenant)
+        return caller
 
     async def _own(self, plan_id: str, caller: Caller) -> PlanRow:
         """Return a plan that the caller may see; another tenant's and another agent's are like none at all."""

@@ -18,6 +18,7 @@ from counterseal_executor.config import ExecutorConfig
 from counterseal_executor.connectors.base import Connector
 from counterseal_executor.events import Event, Header, build_entry
 from counterseal_executor.plans.unit import Maker
+from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.tools import engine, store
 from counterseal_executor.tools.convert import to_wire
 
@@ -31,12 +32,18 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
     """Registers, shows and retires tools of the caller's tenant."""
 
     def __init__(
-        self, engine_: AsyncEngine, maker: Maker, config: ExecutorConfig, connectors: Mapping[str, Connector]
+        self,
+        engine_: AsyncEngine,
+        maker: Maker,
+        config: ExecutorConfig,
+        connectors: Mapping[str, Connector],
+        restore: RestoreCheck,
     ) -> None:
         self._engine = engine_
         self._maker = maker
         self._config = config
         self._connectors = connectors
+        self._restore = restore
 
     async def RegisterTool(  # noqa: N802 (the contract's name)
         self,
@@ -45,6 +52,7 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
     ) -> tool_pb2.RegisterToolResponse:
         """Register all descriptors or none; a repeated registration of the same bytes changes nothing."""
         caller = _registrar()
+        await self._restore.require(caller.tenant)
         if not 1 <= len(request.descriptors) <= MAX_TOOLS:
             raise InputInvalid(f"between 1 and {MAX_TOOLS} descriptors are registered at once", pointer="/descriptors")
         tools = [self._read(body) for body in request.descriptors]
@@ -126,6 +134,7 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
     ) -> tool_pb2.RetireToolResponse:
         """Retire a tool: plans that name it are refused at their commit."""
         caller = _registrar()
+        await self._restore.require(caller.tenant)
         if not REFERENCE.fullmatch(request.tool):
             raise InputInvalid("tool must be name@version", pointer="/tool")
         person = caller.person_id or caller.subject

@@ -22,6 +22,8 @@ class AttemptFence:
     async def before_commit(self, marker: Mapping[str, Any]) -> None:
         """Make the marker durable; raises (the connector's) Fenced when this worker may not go on."""
         lease = self._job.lease
+        if not self._job.means.restore.current:
+            raise EffectFenced("STATE_BEHIND_LEDGER", "the executor's database may be older than the ledger")
         if not lease.valid:
             raise EffectFenced("LEASE_LOST", "the worker's lease ended before the effect")
         try:

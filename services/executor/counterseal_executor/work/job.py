@@ -20,6 +20,7 @@ from counterseal_executor.plans.commit import plan_context
 from counterseal_executor.plans.rows import AttemptRow, PlanRow, StepRow
 from counterseal_executor.plans.signals import Signals
 from counterseal_executor.plans.unit import Maker
+from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.work.authority import Authority
 from counterseal_executor.work.lease import Lease
 
@@ -37,6 +38,7 @@ class Means:
     logins: Logins
     key: Key
     signals: Signals
+    restore: RestoreCheck
     owner: str
 
 

@@ -15,7 +15,6 @@ from counterseal.documents.effects import commit_event_id
 from counterseal.errors import IdempotencyKeyReused, LedgerUnavailable, ServiceError
 from counterseal_executor import database as db
 from counterseal_executor.plans.rows import PlanRow
-from counterseal_executor.plans.service import Behind
 from counterseal_executor.plans.unit import Fenced, change
 from counterseal_executor.work import attempts
 from counterseal_executor.work.driver import Driver
@@ -33,9 +32,8 @@ log = logging.getLogger(__name__)
 class Recovery:
     """Owns the workers of this process."""
 
-    def __init__(self, means: Means, behind: Behind) -> None:
+    def __init__(self, means: Means) -> None:
         self._means = means
-        self._behind = behind
         self._leases = Leases(means.engine, means.owner, means.config.lease_seconds)
         self._slots = asyncio.Semaphore(means.config.max_workers)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -50,7 +48,7 @@ class Recovery:
         """Look for work until `stopping`; then wait for the workers, which end at their next step."""
         while not stopping.is_set():
             try:
-                await self._behind_or_look()
+                await self._look()
             except (sa.exc.SQLAlchemyError, OSError) as error:
                 log.warning("recovery could not look", extra={"error": type(error).__name__})
             try:
@@ -59,17 +57,21 @@ class Recovery:
             except TimeoutError:
                 continue
 
+    def stop(self) -> None:
+        """Let every worker end after what it is doing, and take up nothing more."""
+        self._closing.set()
+
     async def close(self) -> None:
         """Let every worker end after what it is doing; who does not in time is cut off and taken over later."""
-        self._closing.set()
+        self.stop()
         if self._tasks or self._background:
             await asyncio.wait([*self._tasks, *self._background], timeout=CLOSE_SECONDS)
         for task in [*self._tasks, *self._background]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._background, return_exceptions=True)
 
-    async def _behind_or_look(self) -> None:
-        if self._behind.why:
+    async def _look(self) -> None:
+        if not self._means.restore.current:
             return
         await self._expire()
         await self._end_forgotten()
@@ -82,7 +84,7 @@ class Recovery:
             self._track(self._drive(lease))
 
     async def _take_up(self, row: PlanRow) -> None:
-        if self._closing.is_set():
+        if self._closing.is_set() or not self._means.restore.current:
             return
         if row.state == "COMMITTED":
             try:
@@ -90,9 +92,7 @@ class Recovery:
             except LedgerUnavailable:
                 return  # the relay delivers it, the loop takes the plan up then
             except IdempotencyKeyReused:
-                self._behind.why = f"the ledger holds another commit of plan {row.plan_id}; this database is older"
-                log.critical("this database is older than the ledger", extra={"plan_id": row.plan_id})
-                return
+                return  # the outbox has told the restore check, which judges it
         if self._slots.locked():
             return  # the loop of whoever has room takes it
         await self._slots.acquire()
