@@ -15,7 +15,13 @@ from nacl.secret import SecretBox
 from nacl.signing import SigningKey
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
+from counterseal.api.audit.v1 import (
+    ledger_admin_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    reader_pb2,
+    reader_pb2_grpc,
+)
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
 from counterseal.errors import InputInvalid, ServiceError
@@ -28,8 +34,11 @@ from counterseal.rpc.method_table import METHODS
 from counterseal.rpc.server import Server, ServerConfig
 from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
+from counterseal_audit.admin.operations import Operations
+from counterseal_audit.admin.service import LedgerAdminServicer
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
@@ -41,6 +50,7 @@ from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.second_person import SecondPerson
 from support.certificates import Authority
 from support.postgres import ServiceDatabase
 from support.shapes import DOMAIN, ENVIRONMENT, claims, spiffe
@@ -129,6 +139,7 @@ class Replica:
     publisher: Publisher
     anchors: LocalAnchors
     demand: Demand
+    operations: Operations
 
     async def log(self, tenant: str = "acme") -> Log:
         return (await self.ledger.open(tenant))[0]
@@ -198,7 +209,20 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
-    return Replica(engine, signer, ledger, logs, checkpoints, ReaderStore(engine), heads, publisher, anchors, demand)
+    operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, system_clock, new_id)
+    return Replica(
+        engine,
+        signer,
+        ledger,
+        logs,
+        checkpoints,
+        ReaderStore(engine),
+        heads,
+        publisher,
+        anchors,
+        demand,
+        operations,
+    )
 
 
 @dataclass
@@ -276,6 +300,16 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
                 (
                     ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
                     LedgerServicer(parts.ledger, parts.heads, stopping),
+                ),
+                (
+                    ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server,
+                    LedgerAdminServicer(
+                        parts.operations,
+                        AppendStore(parts.engine),
+                        SecondPerson(parts.engine),
+                        frozenset({"operator"}),
+                        frozenset({"platform_operator"}),
+                    ),
                 ),
                 (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
             ],

@@ -12,6 +12,8 @@ class AuditConfig:
     lease_seconds: how long a replica that stopped answering keeps others from publishing in its place.
     heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
     rotation_overlap_hours: for how long both keys sign after a log's key was rotated.
+    operator_roles: that may freeze, continue, adopt and rotate their tenant's log. platform_operator_roles: that may
+    do so to the environment's own.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     """
 
@@ -20,6 +22,8 @@ class AuditConfig:
     lease_seconds: int = 5
     heartbeat_minutes: int = 60
     rotation_overlap_hours: int = 24
+    operator_roles: tuple[str, ...] = ("operator",)
+    platform_operator_roles: tuple[str, ...] = ("platform_operator",)
     allow_unsafe_database: bool = False
 
     def __post_init__(self) -> None:

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterseal import config as configuration
-from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2_grpc
+from counterseal.api.audit.v1 import ledger_admin_pb2_grpc, ledger_pb2_grpc, reader_pb2_grpc
 from counterseal.config import ConfigError
 from counterseal.rpc.refusals import RefusalRecorder
 from counterseal.rpc.runtime import Runtime, run_service
 from counterseal.rpc.server import Registration
+from counterseal_audit.admin.operations import Operations
+from counterseal_audit.admin.service import LedgerAdminServicer
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.append.store import AppendStore
 from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
@@ -23,6 +26,7 @@ from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigne
 from counterseal_audit.logs.store import LogStore
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.second_person import SecondPerson
 
 
 async def build(rt: Runtime) -> Sequence[Registration]:
@@ -73,7 +77,17 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
     reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
+    store = AppendStore(rt.engine)
+    operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
+    admin = LedgerAdminServicer(
+        operations,
+        store,
+        SecondPerson(rt.engine),
+        frozenset(config.operator_roles),
+        frozenset(config.platform_operator_roles),
+    )
     return [
+        (ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server, admin),
         (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
     ]

@@ -122,6 +122,17 @@ METHODS: Mapping[str, MethodRule] = {
         },
     ),
     **_service(
+        "audit",
+        "LedgerAdminService",
+        {
+            "FreezeLog": MethodRule(PEOPLE, "required"),
+            "OpenShard": MethodRule(PEOPLE, "required"),
+            "AdoptAnchor": MethodRule(PEOPLE, "required"),
+            "RotateLogKey": MethodRule(PEOPLE, "required"),
+            "ReconcileReceipts": MethodRule(PEOPLE, "required"),
+        },
+    ),
+    **_service(
         "executor",
         "PlanService",
         {

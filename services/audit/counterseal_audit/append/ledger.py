@@ -11,6 +11,7 @@ from counterseal.clock import Clock
 from counterseal.errors import AnchorMissing, InputInvalid, LedgerUnavailable, SealUnavailable, ServiceError
 from counterseal_audit.append.engine import Prepared, prepare, pseudonymiser
 from counterseal_audit.append.mac import Head, HeadMac
+from counterseal_audit.append.predecessors import Predecessors
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.store import CheckpointStore
@@ -85,12 +86,26 @@ class Ledger:
                 answers[position] = future
         return [answer for answer in answers if answer is not None]
 
-    async def record(self, request: ledger_pb2.NewEntry) -> None:
+    async def record(self, request: ledger_pb2.NewEntry) -> Receipt:
         """Append one entry of this service's own and wait until it is durable. Raises the reason of a refusal."""
         (answer,) = await self.submit([request], "audit")
         if isinstance(answer, ServiceError):
             raise answer
-        await asyncio.shield(answer)
+        return await asyncio.shield(answer)
+
+    async def close(self, request: ledger_pb2.NewEntry) -> Receipt:
+        """Append the last entry of a tenant's log and close it. Raises as `LogWriter.close_with`."""
+        _, writer = await self.open(request.tenant)
+        return await writer.close_with(await self._prepare(request, "audit"))
+
+    async def stored_head(self, log: Log) -> Head:
+        """Return a log's head row as it is, without believing it."""
+        return await self._store.head(log.log_id)
+
+    async def seal_head(self, log: Log, head: Head) -> bool:
+        """Give a head of before heads had MACs its own; False when it moved meanwhile."""
+        mac = (await self.mac_of(log)).of(head.frontier, is_open=head.open)
+        return await self._store.seal_head(log.log_id, head, mac)
 
     async def open(self, tenant: str) -> tuple[Log, LogWriter]:
         """Return the tenant's log and its writer, creating the log with its genesis entry if there is none.
@@ -119,7 +134,13 @@ class Ledger:
         signed = await self._checkpoints.latest(log.log_id)
         if signed is not None and anchor.size < signed.size:
             raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
-        writer = LogWriter(log.log_id, self._store, await self.mac_of(log))
+        before = None
+        if log.shard:
+            older = [
+                one.log_id for one in await self._logs.shards(log.tenant, self.environment) if one.shard < log.shard
+            ]
+            before = Predecessors(self._store, older[::-1], log.create_time_ms)
+        writer = LogWriter(log.log_id, self._store, await self.mac_of(log), before)
         writer.remember(anchor.size, anchor.root)
         writer.adopted = anchor.adopted
         why = self._forked.get(log.log_id)

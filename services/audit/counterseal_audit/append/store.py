@@ -16,9 +16,9 @@ from counterseal_audit.append.engine import Prepared, Step
 from counterseal_audit.append.mac import Head
 from counterseal_audit.database import connection, reading
 
-APPEND = """
+_STATEMENT = """
 WITH h AS (
-  UPDATE ledger_head SET size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $14
+  UPDATE ledger_head SET {closing}size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $14
    WHERE log_id = $1 AND size = $2 AND root = $6 AND open RETURNING 1
 ), e AS (
   INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)
@@ -38,6 +38,11 @@ WITH h AS (
 )
 SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n), (SELECT count(*) FROM p)
 """
+
+
+APPEND = _STATEMENT.format(closing="")
+CLOSE = _STATEMENT.format(closing="open = false, ")
+"""The same with the log's last entries: no statement opens a log again."""
 
 
 class DuplicateIds(Exception):
@@ -77,15 +82,31 @@ class AppendStore:
         async with connection(self._engine) as raw:
             return await _append(raw, log_id, step, batch)
 
-    async def append_locked(self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step]) -> Step | None:
+    async def append_locked(
+        self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step], *, closing: bool = False
+    ) -> Step | None:
         """Lock the head first, then run the same statement: for a writer that lost the race too often.
+
+        closing: close the log with this batch.
 
         Returns the step that was taken, None when the log is closed. Raises DuplicateIds, DataRefused.
         """
         async with connection(self._engine) as raw, raw.transaction():
             head = _head(await raw.fetchrow(_SELECT_HEAD + " FOR UPDATE", log_id))
             step = make(head)
-            return step if await _append(raw, log_id, step, batch) else None
+            return step if await _append(raw, log_id, step, batch, CLOSE if closing else APPEND) else None
+
+    async def seal_head(self, log_id: int, head: Head, mac: bytes) -> bool:
+        """Give a head of before heads had MACs its own; False when it has one by now, or moved."""
+        async with connection(self._engine) as raw:
+            done = await raw.execute(
+                "UPDATE ledger_head SET mac = $4 WHERE log_id = $1 AND size = $2 AND root = $3 AND mac IS NULL",
+                log_id,
+                head.frontier.size,
+                head.root,
+                mac,
+            )
+        return str(done).endswith(" 1")
 
     async def find(self, log_id: int, event_ids: Sequence[str]) -> dict[str, Stored]:
         """Return the entries that exist among `event_ids`."""
@@ -108,12 +129,12 @@ def _head(row: Any) -> Head:
     return Head(row["open"], Frontier.parse(row["size"], row["frontier"]), row["root"], row["mac"])
 
 
-async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
+async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], statement: str = APPEND) -> bool:
     before, after = step.before, step.after
     sealed = [(at, one) for at, item in enumerate(batch) for one in item.payload]
     try:
         moved, written, nodes, payloads = await raw.fetchrow(
-            APPEND,
+            statement,
             log_id,
             before.size,
             len(batch),

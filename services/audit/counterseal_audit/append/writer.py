@@ -8,7 +8,7 @@ nothing.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from counterseal.errors import (
@@ -25,7 +25,8 @@ from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared, Step, step
 from counterseal_audit.append.mac import Head, HeadMac
-from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds
+from counterseal_audit.append.predecessors import Predecessors
+from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds, Stored
 from counterseal_audit.database import CONNECTION_LOST
 
 FLUSH_ENTRIES = 1024
@@ -62,8 +63,9 @@ class _Pending:
 class LogWriter:
     """The queue of one log and the flush behind it."""
 
-    def __init__(self, log_id: int, store: AppendStore, mac: HeadMac) -> None:
+    def __init__(self, log_id: int, store: AppendStore, mac: HeadMac, before: "Predecessors | None" = None) -> None:
         self._log_id = log_id
+        self._before = before
         self._mac = mac
         self._store = store
         self._queue: deque[_Pending] = deque()
@@ -114,6 +116,30 @@ class LogWriter:
             log.critical("log is forked", extra={"log_id": self._log_id, "why": why})
         self.forked = why
 
+    async def close_with(self, last: Prepared) -> Receipt:
+        """Append the log's last entry and close it for ever.
+
+        Raises LogFrozen when it is closed already, LogForked, LedgerUnavailable (it may be closed then: ask again).
+        """
+
+        def make(head: Head) -> Step:
+            return step(self._checked(head), [last], lambda after: self._mac.of(after, is_open=False))
+
+        if self.forked is not None:
+            raise LogForked(self.forked)
+        try:
+            taken = await self._store.append_locked(self._log_id, [last], make, closing=True)
+        except VerificationError as error:
+            self.mark_forked(error.message)
+            raise LogForked(error.message) from error
+        except CONNECTION_LOST as error:
+            raise LedgerUnavailable("the ledger's database does not answer") from error
+        if taken is None:
+            raise LogFrozen
+        self._see(taken.after)
+        self._frozen, self._frontier = True, None
+        return Receipt(taken.before.size, last.leaf_hash, last.entry, duplicate=False)
+
     async def settled(self) -> None:
         """Wait until nothing is queued (the drain at the end of the process)."""
         while self._flushing is not None:
@@ -162,10 +188,14 @@ class LogWriter:
     async def _write(self, work: list[_Pending]) -> None:
         """Append the entries, whatever races, retries and bad rows are in the way; settles each that it can."""
         losses = failures = 0
+        asked = self._before is None
         while work:
             if self.forked is not None:
                 raise LogForked(self.forked)
             try:
+                if self._before is not None and not asked:
+                    work, asked = _answer(work, await self._before.find([one.item for one in work])), True
+                    continue
                 taken = await self._try(work, locked=losses >= OPTIMISTIC_TRIES)
             except DuplicateIds:
                 work = await self._answer_known(work)
@@ -232,17 +262,7 @@ class LogWriter:
         known = await self._store.find(self._log_id, [one.item.event_id for one in work])
         if not known:
             raise LogForked("the index after the head is taken")
-        rest: list[_Pending] = []
-        for one in work:
-            stored = known.get(one.item.event_id)
-            if stored is None:
-                rest.append(one)
-            elif stored.req_hash == one.item.req_hash:
-                _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True))
-            else:
-                log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
-                _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
-        return rest
+        return _answer(work, known)
 
     async def _bisect(self, work: list[_Pending]) -> None:
         """Refuse the one bad row alone, append the others in order."""
@@ -252,6 +272,21 @@ class LogWriter:
         middle = len(work) // 2
         await self._write(work[:middle])
         await self._write(work[middle:])
+
+
+def _answer(work: Sequence[_Pending], known: Mapping[str, Stored]) -> list[_Pending]:
+    """Answer the entries that are known; return the rest. Same content is a duplicate, other content is refused."""
+    rest: list[_Pending] = []
+    for one in work:
+        stored = known.get(one.item.event_id)
+        if stored is None:
+            rest.append(one)
+        elif stored.req_hash == one.item.req_hash:
+            _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True))
+        else:
+            log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
+            _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
+    return rest
 
 
 def _look_at(answer: "asyncio.Future[Receipt]") -> None:
