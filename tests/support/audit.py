@@ -36,6 +36,7 @@ from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
 from counterseal_audit.admin.operations import Operations
 from counterseal_audit.admin.service import LedgerAdminServicer
+from counterseal_audit.append.cover import Cover
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
 from counterseal_audit.append.store import AppendStore
@@ -43,6 +44,7 @@ from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
+from counterseal_audit.checkpoints.seams import Witnesses
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
 from counterseal_audit.logs.births import Births
@@ -276,9 +278,16 @@ class AuditServer:
 
 
 @asynccontextmanager
-async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> AsyncIterator[AuditServer]:
+async def audit_server(
+    database: ServiceDatabase,
+    *,
+    publish: bool = True,
+    signer: LocalLogSigner | None = None,
+    witnesses: Witnesses | None = None,
+) -> AsyncIterator[AuditServer]:
     """The service as `main` builds it, but for Vault."""
-    async with replica(database) as parts:
+    async with replica(database, signer) as parts:
+        parts.publisher.witnesses = witnesses
         authority, signing_key = Authority.create("audit root"), SigningKey.generate()
         public = bytes(signing_key.verify_key)
 
@@ -292,6 +301,8 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
         reader = ReaderServicer(parts.logs, parts.reader, parts.checkpoints, parts.ledger, stopping)
+        has_witnesses = parts.publisher.witnesses is not None
+        cover = Cover(parts.demand, parts.checkpoints, parts.reader, has_witnesses=has_witnesses)
         server = Server(
             ServerConfig(listen="127.0.0.1:0", drain_seconds=2),
             interceptor,
@@ -299,7 +310,7 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
             [
                 (
                     ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
-                    LedgerServicer(parts.ledger, parts.heads, stopping),
+                    LedgerServicer(parts.ledger, parts.heads, cover, stopping),
                 ),
                 (
                     ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server,

@@ -11,6 +11,7 @@ from counterseal.rpc.runtime import Runtime, run_service
 from counterseal.rpc.server import Registration
 from counterseal_audit.admin.operations import Operations
 from counterseal_audit.admin.service import LedgerAdminServicer
+from counterseal_audit.append.cover import Cover
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
 from counterseal_audit.append.store import AppendStore
@@ -78,6 +79,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
     reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
     store = AppendStore(rt.engine)
+    cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=publisher.witnesses is not None)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
     admin = LedgerAdminServicer(
         operations,
@@ -88,7 +90,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     return [
         (ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server, admin),
-        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, rt.stopping)),
+        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, cover, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
     ]
 

@@ -61,6 +61,7 @@ class Stored:
     req_hash: bytes
     leaf_hash: bytes
     entry: bytes
+    log_id: int
 
 
 class AppendStore:
@@ -118,7 +119,8 @@ class AppendStore:
                 list(event_ids),
             )
         return {
-            str(row["event_id"]): Stored(row["idx"], row["req_hash"], row["leaf_hash"], row["entry"]) for row in rows
+            str(row["event_id"]): Stored(row["idx"], row["req_hash"], row["leaf_hash"], row["entry"], log_id)
+            for row in rows
         }
 
 

@@ -43,12 +43,16 @@ log = logging.getLogger("counterseal.audit.append")
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already."""
+    """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already.
+
+    log_id: the log, where it is a closed one before the writer's own; else 0.
+    """
 
     index: int
     leaf_hash: bytes
     entry: bytes
     duplicate: bool
+    log_id: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -282,7 +286,7 @@ def _answer(work: Sequence[_Pending], known: Mapping[str, Stored]) -> list[_Pend
         if stored is None:
             rest.append(one)
         elif stored.req_hash == one.item.req_hash:
-            _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True))
+            _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True, log_id=stored.log_id))
         else:
             log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
             _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
