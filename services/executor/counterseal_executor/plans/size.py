@@ -1,4 +1,4 @@
-"""Whether the ledger can take a proposal: its entry seals the plan's bytes as one text, with every quote escaped. Pure."""
+"""Whether the ledger can take a proposal: its entry seals the plan's bytes as one text, quotes escaped. Pure."""
 
 import json
 from collections.abc import Mapping
