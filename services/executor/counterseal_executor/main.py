@@ -22,7 +22,7 @@ from counterseal_executor.containment.barrier import Barrier
 from counterseal_executor.containment.follower import follow
 from counterseal_executor.containment.service import OperatorService
 from counterseal_executor.logins import Logins, Unwrapper
-from counterseal_executor.peers import Broker, Policy
+from counterseal_executor.peers import Broker, Ledger, Policy
 from counterseal_executor.plans.commit import Gate
 from counterseal_executor.plans.propose import Proposer
 from counterseal_executor.plans.reading import Reader
@@ -66,7 +66,16 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
     recovery = Recovery(means)
     behind.on_found += [recovery.stop, rt.unfit.set]
     proposer = Proposer(rt.engine, maker, config, policy, reader, rt.keys.get, secrets.token_bytes)
-    gate = Gate(rt.engine, maker, policy, reader, rt.keys.get, barrier)
+    gate = Gate(
+        rt.engine,
+        maker,
+        policy,
+        Ledger(lambda: rt.channel("audit")),
+        reader,
+        rt.keys.get,
+        barrier,
+        config.checkpoint_stale_seconds,
+    )
     plans = PlanService(rt.engine, maker, proposer, gate, signals, restore, recovery.start, rt.stopping)
     await barrier.refresh()
     rt.hooks.check_caller = barrier.check_caller

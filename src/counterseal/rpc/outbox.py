@@ -27,6 +27,8 @@ from counterseal.rpc import ledger_wire
 from counterseal.rpc.ledger_client import Appended, LedgerClient, Refused
 
 MAX_BATCH = 256
+MAX_READ_BYTES = 8 << 20
+"""What is read at once, however many rows that is (one at least): each part is acknowledged before the next is sent."""
 GRACE_MS = 300
 IDLE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 10.0
@@ -180,7 +182,7 @@ class Outbox:
         while not stopping.is_set():
             try:
                 found = await self.relay_once()
-                pause = 0.0 if found == MAX_BATCH else IDLE_SECONDS
+                pause = 0.0 if found else IDLE_SECONDS
             except ServiceError as error:
                 pause = min(MAX_PAUSE_SECONDS, max(IDLE_SECONDS, pause * 2))
                 _log.warning("the outbox is not relayed: %s", error.reason)
@@ -230,8 +232,12 @@ class Outbox:
         """Return unacknowledged entries: by stream, in order of `seq`, so that a cut leaves whole prefixes."""
         rows = await connection.execute(
             sa.text(
-                f"SELECT request FROM {self._table} WHERE {self._open} AND {where}"
-                f" ORDER BY stream, seq, create_time, event_id LIMIT {MAX_BATCH}"
+                f"SELECT request FROM (SELECT request, row_number() OVER line AS at,"
+                " sum(octet_length(request)) OVER line - octet_length(request) AS ahead FROM"
+                f" (SELECT * FROM {self._table} WHERE {self._open} AND {where}"
+                f" ORDER BY stream, seq, create_time, event_id LIMIT {MAX_BATCH}) AS due"
+                " WINDOW line AS (ORDER BY stream, seq, create_time, event_id ROWS UNBOUNDED PRECEDING)) AS sized"
+                f" WHERE ahead < {MAX_READ_BYTES} ORDER BY at"
             ),
             arguments,
         )
