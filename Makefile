@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo dev test chaos check tau lint protos protos-baseline stubs bench guarantees interop clean
+.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench guarantees interop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,10 @@ tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=f
 
 chaos: $(STAMP) ## seeded SIGKILLs of every service under load, judged by a checker: LOAD_SECONDS= SEED= EACH=
 	cd tests && ../$(BIN)/python -m chaos.run --out ../build/chaos $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
+
+chaos-tau: $(STAMP) ## the same under the retail workload: DATA=dir SEED= EACH=
+	cd tests && ../$(BIN)/python -m chaos.tau --data '$(abspath $(or $(DATA),../shared/data/tau-retail))' \
 	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
 
 check: lint test ## everything static, then make test

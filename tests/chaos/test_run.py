@@ -22,6 +22,6 @@ def test_sigkills_under_load_leave_a_history_without_contradiction(tmp_path: Pat
 def test_a_seed_gives_the_same_kills_again_and_strikes_every_service_equally() -> None:
     kills = schedule(7, 120.0, 10)
     assert kills == schedule(7, 120.0, 10) != schedule(8, 120.0, 10)
-    assert [kill.after_seconds for kill in kills] == sorted(kill.after_seconds for kill in kills)
     assert all([kill.service for kill in kills].count(service) == 10 for service in SERVICES)
-    assert all(0 <= kill.after_seconds <= 120 for kill in kills)
+    assert 60 < sum(kill.pause_seconds for kill in kills) < 180
+    assert 0 < sum(kill.alone for kill in kills) < len(kills), "some strike while another service is down"
