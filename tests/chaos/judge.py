@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -87,6 +88,11 @@ def finish(made: Mapping[str, Any], directory: Path) -> int:
         say(finding)
     say(f"{len(made['findings'])} contradictions in {made['totals']}; {directory / 'report.json'}")
     return 3 if made["findings"] else 0
+
+
+def end_tidily() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: what it started is stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def say(text: str) -> None:

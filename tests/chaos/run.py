@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--agents", type=int, default=AGENTS, help="plans at a time")
     parser.add_argument("--out", type=Path, default=Path("build/chaos"), help="where report and export go")
     args = parser.parse_args(argv)
+    judge.end_tidily()
     seed = args.seed or time.time_ns() % 1_000_000
     each = args.each or max(2, int(args.seconds / 10))
     kills = schedule(seed, args.seconds, each)

@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.data / "tools.json").exists():
         judge.say(f"skipped: there is no retail workload in {args.data} (make chaos-tau DATA=dir)")
         return 0
+    judge.end_tidily()
     seed = args.seed or time.time_ns() % 1_000_000
     kills = schedule(seed, args.pause * args.each * len(SERVICES), args.each)
     judge.say(f"seed {seed}: {args.each} SIGKILLs of each service under the retail workload")
