@@ -37,8 +37,8 @@ chaos: $(STAMP) ## seeded SIGKILLs of every service under load, judged by a chec
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.run $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
 
-chaos-tau: $(STAMP) ## the same under the retail workload: DATA=dir SEED= EACH=
-	PYTHONPATH=.:tests $(BIN)/python -m chaos.tau --data '$(or $(DATA),../shared/data/tau-retail)' \
+chaos-tau: $(STAMP) ## the same under the retail workload: DATA=dir TASKS=file[,file] SEED= EACH=
+	PYTHONPATH=.:tests $(BIN)/python -m chaos.tau $(if $(DATA),--data '$(DATA)') $(if $(TASKS),--tasks '$(TASKS)') \
 	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
 
 check: lint test ## everything static, then make test

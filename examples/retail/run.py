@@ -224,14 +224,15 @@ async def _until_signal(run: Run) -> None:
         raise KeyboardInterrupt from None
 
 
-def _default_data() -> Path:
+def default_data() -> Path:
+    """Return where the workload's data is looked for when nobody names a folder."""
     repository = Path(__file__).resolve().parents[2]
     return Path(os.environ.get(SHARED, repository.parent / "shared")) / "data" / "tau-retail"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make tau", description="Run the retail workload through the services.")
-    parser.add_argument("--data", type=Path, default=_default_data(), help="folder of users, orders, products, tools")
+    parser.add_argument("--data", type=Path, default=default_data(), help="folder of users, orders, products, tools")
     parser.add_argument("--tasks", default="", help="task files, comma separated; default: all of the data folder")
     parser.add_argument("--out", type=Path, default=Path("build/tau.json"), help="the report")
     parser.add_argument("--stack", type=Path, default=Path("build/tau"), help="folder of the stack, made afresh")

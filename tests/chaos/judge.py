@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 import time
@@ -34,7 +35,8 @@ class Verdict:
 async def settled(
     behind: Behind, target: Target, person: Person, log: ClientLog, opening: Mapping[str, int], directory: Path
 ) -> Verdict:
-    """Look until the history holds, or the time for coming to rest is over."""
+    """Look until the history holds, or the time for coming to rest is over. `directory` takes the export, afresh."""
+    shutil.rmtree(directory, ignore_errors=True)
     begun = time.monotonic()
     while True:
         rested = time.monotonic() - begun

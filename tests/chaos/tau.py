@@ -1,6 +1,7 @@
 """`python -m chaos.tau --data DIR --seed N`: SIGKILLs while the retail workload runs, then the checker.
 
-Exit 0 when the history holds and every task is as its reference, else 3; 0 too, with a word, where there is no data.
+Exit 0 when the history holds and every task is as its reference, else 3; 2 for data that is none, 0 with a word where
+nobody names any and none is found.
 
 The tasks are played again and again until all kills have struck. Two judges must be content: the workload's own report
 (each task's rows are the reference's, each write has its intent and outcome in the export where the client was told),
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.retail import exported, stack
-from examples.retail.run import Run, Stage, prepared
+from examples.retail.run import Run, Stage, default_data, prepared
+from examples.retail.workload import WorkloadError
 
 from chaos import collect, judge
 from chaos.load import ClientLog, Watched, auditor
@@ -34,22 +36,27 @@ PAUSE_SECONDS = 4.0
 def main(argv: list[str] | None = None) -> int:
     """Run and report."""
     parser = argparse.ArgumentParser(prog="chaos.tau", description="the retail workload under SIGKILLs")
-    parser.add_argument("--data", type=Path, required=True, help="folder of users, orders, products, tools, tasks")
+    parser.add_argument("--data", type=Path, help="folder of users, orders, products, tools, tasks")
     parser.add_argument("--tasks", default="", help="task files, comma separated; default: all of the data folder")
     parser.add_argument("--seed", type=int, default=0, help="0: one from the clock")
     parser.add_argument("--each", type=int, default=10, help="kills of every service")
     parser.add_argument("--pause", type=float, default=PAUSE_SECONDS, help="mean seconds of peace before a kill")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "chaos-tau", help="where report and stack go")
     args = parser.parse_args(argv)
-    if not (args.data / "tools.json").exists():
-        judge.say(f"skipped: there is no retail workload in {args.data} (make chaos-tau DATA=dir)")
+    data = args.data or default_data()
+    if args.data is None and not data.exists():
+        judge.say(f"skipped: {data} does not exist (make chaos-tau DATA=dir)")
         return 0
-    judge.end_tidily()
     seed = args.seed or time.time_ns() % 1_000_000
     kills = schedule(seed, args.pause * args.each * len(SERVICES), args.each)
     judge.say(f"seed {seed}: {args.each} SIGKILLs of each service under the retail workload")
     out: Path = args.out.resolve()
-    run = prepared(args.data, args.tasks, out / "ledger", out / "stack")
+    try:
+        run = prepared(data, args.tasks, out / "ledger", out / "stack")
+    except WorkloadError as error:
+        judge.say(str(error))
+        return 2
+    judge.end_tidily()
     report = asyncio.run(chaos(run, kills, seed, out / "ledger"))
     return judge.finish(report, out)
 
