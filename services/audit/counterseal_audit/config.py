@@ -1,6 +1,8 @@
 """The audit service's own table of the configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from counterseal_audit.witnesses.config import WitnessConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,7 @@ class AuditConfig:
     heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
     rotation_overlap_hours: for how long both keys sign after a log's key was rotated.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
+    witnesses: second parties that cosign the logs' heads.
     """
 
     origin_domain: str = ""
@@ -21,6 +24,7 @@ class AuditConfig:
     heartbeat_minutes: int = 60
     rotation_overlap_hours: int = 24
     allow_unsafe_database: bool = False
+    witnesses: WitnessConfig = field(default_factory=WitnessConfig)
 
     def __post_init__(self) -> None:
         """Refuse times that make no sense."""

@@ -255,7 +255,7 @@ def test_a_configuration_that_could_never_be_met_is_refused(tmp_path: Path) -> N
     assert WitnessConfig().policy() is None
     for bad in ({"required_for": ("tenant",)}, {"policy_file": file, "required_for": ("x",)}, {"timeout_ms": 1}):
         with pytest.raises(ValueError, match=r"required_for|timeout_ms"):
-            WitnessConfig(**bad)  # type: ignore[arg-type]
+            WitnessConfig(**bad)
     with pytest.raises(ValueError, match="policy_file"):
         WitnessConfig(policy_file=file).policy()
     for text, why in (("quorum", "line 1"), (f"witness A {W1[1].vkey}\nquorum A\n", "no quorum")):

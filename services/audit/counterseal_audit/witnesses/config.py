@@ -1,5 +1,6 @@
 """Section `[audit.witnesses]`: who cosigns the logs' heads, and what happens to a head that too few cosigned."""
 
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,15 @@ class WitnessConfig:
         if not policy.is_met_by(one.key for one in policy.witnesses if one.key is not None and one.url):
             raise ValueError("policy_file: the witnesses that have a URL are no quorum")
         return policy
+
+    def context(self) -> ssl.SSLContext | None:
+        """Return whom to trust for the witnesses' certificates, None for the system's roots. Raises ValueError."""
+        if self.ca_file is None:
+            return None
+        try:
+            return ssl.create_default_context(cafile=str(self.ca_file))
+        except OSError as error:
+            raise ValueError(f"ca_file: {error.strerror or 'not a certificate'}") from None
 
 
 def class_of(tenant: str) -> str:
