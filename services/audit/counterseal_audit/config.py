@@ -1,6 +1,8 @@
 """The audit service's own table of the configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from counterseal_audit.witnesses.config import WitnessConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +17,7 @@ class AuditConfig:
     operator_roles: that may freeze, continue, adopt and rotate their tenant's log. platform_operator_roles: that may
     do so to the environment's own.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
+    witnesses: second parties that cosign the logs' heads.
     """
 
     origin_domain: str = ""
@@ -25,6 +28,7 @@ class AuditConfig:
     operator_roles: tuple[str, ...] = ("operator",)
     platform_operator_roles: tuple[str, ...] = ("platform_operator",)
     allow_unsafe_database: bool = False
+    witnesses: WitnessConfig = field(default_factory=WitnessConfig)
 
     def __post_init__(self) -> None:
         """Refuse times that make no sense."""

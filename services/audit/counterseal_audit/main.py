@@ -1,5 +1,6 @@
 """The audit service: configuration -> dependencies -> servicers. Logs and proofs; it asks nobody but Vault."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from counterseal_audit.logs.store import LogStore
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.second_person import SecondPerson
+from counterseal_audit.witnesses.cosigners import Cosigners, prover
 
 
 async def build(rt: Runtime) -> Sequence[Registration]:
@@ -58,7 +60,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         environment=rt.environment,
         clock=rt.clock,
     )
-    demand = Demand()
+    demand, cosigners = Demand(), witnesses_of(rt, config)
     publisher = Publisher(
         logs,
         checkpoints,
@@ -74,12 +76,13 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         overlap_ms=config.rotation_overlap_hours * 3_600_000,
         clock=rt.clock,
         new_id=rt.new_id,
+        witnesses=cosigners,
     )
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
-    rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
+    rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
     store = AppendStore(rt.engine)
-    cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=publisher.witnesses is not None)
+    cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=cosigners is not None)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
     admin = LedgerAdminServicer(
         operations,
@@ -95,9 +98,38 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     ]
 
 
+def witnesses_of(rt: Runtime, config: AuditConfig) -> Cosigners | None:
+    """Return the witnesses that the configuration names, None when it names none."""
+    policy = config.witnesses.policy()
+    if policy is None:
+        return None
+    return Cosigners(
+        policy,
+        prover(ReaderStore(rt.engine)),
+        required_for=config.witnesses.required_for,
+        timeout_seconds=config.witnesses.timeout_ms / 1000,
+        context=config.witnesses.context(),
+    )
+
+
+async def publish(publisher: Publisher, cosigners: Cosigners | None, stopping: asyncio.Event) -> None:
+    """Publish until `stopping`; the connections to witnesses end after the last round."""
+    try:
+        await publisher.run(stopping)
+    finally:
+        if cosigners is not None:
+            await cosigners.close()
+
+
 def check_own(table: Mapping[str, Any]) -> AuditConfig:
     """Bind the service's own table; raises ConfigError."""
-    return configuration.bind(AuditConfig, table, "audit")
+    config = configuration.bind(AuditConfig, table, "audit")
+    try:
+        config.witnesses.policy()
+        config.witnesses.context()
+    except ValueError as error:
+        raise ConfigError([f"audit.witnesses.{error}"]) from None
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
