@@ -37,6 +37,11 @@ def register(subparsers: "Subparsers") -> None:
     one.set_defaults(run=_prove)
 
 
+    from counterseal.cli import audit_retention
+
+    audit_retention.register(commands)
+
+
 def _export(args: argparse.Namespace) -> int:
     from counterseal.cli import audit_calls
 

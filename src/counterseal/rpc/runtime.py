@@ -119,6 +119,7 @@ class Runtime:
     vault: logged in as this service. engine: its own database under its runtime role. keys: public keys by kid.
     stopping: set when the process drains; streams and loops end on it.
     unfit: set by a service that must not serve although it runs; its health is NOT_SERVING from then on.
+    backup_days: how long backups of the database are kept.
     """
 
     service: str
@@ -139,6 +140,7 @@ class Runtime:
     tracing: Tracing | None = None
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
     unfit: asyncio.Event = field(default_factory=asyncio.Event)
+    backup_days: int = 35
     _channels: dict[str, RenewingChannel] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -341,6 +343,7 @@ def _runtime(service: str, bound: ServiceConfig, vault: Vault, certificate: Iden
         tokens=TokenVerifier(keys.get, audience=audience(common.trust_domain, common.environment), clock=system_clock),
         peers=bound.peers,
         identity=certificate,
+        backup_days=bound.database.backup_days,
     )
     return runtime
 
