@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     """Add the command and its own subcommands."""
     parser = subparsers.add_parser("audit", help="verify, export and prove the ledger")
-    from counterseal.cli import audit_monitor, audit_verify, audit_witness
+    from counterseal.cli import audit_monitor, audit_retention, audit_verify, audit_witness
 
     commands: Subparsers = parser.add_subparsers(
         dest="audit_command",
@@ -23,6 +23,7 @@ def register(subparsers: "Subparsers") -> None:
     audit_verify.register(commands)
     audit_monitor.register(commands)
     audit_witness.register(commands)
+    audit_retention.register(commands)
 
     one = commands.add_parser("export", help="write the tenant's log as files and verify it")
     one.add_argument("directory", metavar="OUT_DIR", help="new, or an earlier export that this one must extend")
@@ -35,11 +36,6 @@ def register(subparsers: "Subparsers") -> None:
     one.add_argument("--vkey", metavar="FILE_OR_STRING", help="the key that you pinned, default: the log's own word")
     add_options(one)
     one.set_defaults(run=_prove)
-
-
-    from counterseal.cli import audit_retention
-
-    audit_retention.register(commands)
 
 
 def _export(args: argparse.Namespace) -> int:

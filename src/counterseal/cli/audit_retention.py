@@ -169,7 +169,7 @@ def disclose(args: argparse.Namespace) -> int:
             say(f"entry     {answer.entry.index}")
             for one in shown:
                 say(f"{one.name}:")
-                print(fenced(one.value if isinstance(one.value, str) else str(one.value)))  # noqa: T201 (fenced)
+                print(fenced(one.value if isinstance(one.value, str) else str(one.value)))
             say(f"recorded  access.disclosed {answer.disclosed_event_id}")
         return exits.OK
 
