@@ -21,6 +21,7 @@ from counterseal.api.audit.v1 import (
     ledger_pb2_grpc,
     reader_pb2,
     reader_pb2_grpc,
+    retention_pb2_grpc,
 )
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
@@ -50,8 +51,12 @@ from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.payloads.keys import DataKeys
+from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.retention.assembly import Retention
+from counterseal_audit.retention.assembly import assemble as retention_parts
 from counterseal_audit.second_person import SecondPerson
 from support.certificates import Authority
 from support.postgres import ServiceDatabase
@@ -142,6 +147,9 @@ class Replica:
     anchors: LocalAnchors
     demand: Demand
     operations: Operations
+    keys: DataKeys
+    retention: Retention
+    stopping: asyncio.Event
 
     async def log(self, tenant: str = "acme") -> Log:
         return (await self.ledger.open(tenant))[0]
@@ -176,6 +184,7 @@ async def replica(
 def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -> Replica:
     logs, checkpoints, heads, sealer = LogStore(engine), CheckpointStore(engine), SignedHeads(), LocalSealer()
     mac_key, demand = HeadMacKey(engine, sealer), Demand()
+    keys, pseudonyms = DataKeys(engine, sealer, new_id), PseudonymKeys(engine, sealer)
     births = Births(
         logs,
         anchors,
@@ -188,10 +197,11 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
     )
     ledger = Ledger(
         engine,
-        PseudonymKeys(engine, sealer),
+        pseudonyms,
         mac_key,
         anchors,
         births,
+        Sealing(keys),
         environment=ENVIRONMENT,
         clock=system_clock,
     )
@@ -211,6 +221,19 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
+    stopping = asyncio.Event()
+    retention = retention_parts(
+        engine,
+        ledger,
+        keys,
+        pseudonyms,
+        backup_days=35,
+        operator_roles=frozenset({"operator"}),
+        auditor_roles=frozenset({"auditor"}),
+        clock=system_clock,
+        new_id=new_id,
+        stopping=stopping,
+    )
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, system_clock, new_id)
     return Replica(
         engine,
@@ -224,6 +247,9 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         anchors,
         demand,
         operations,
+        keys,
+        retention,
+        stopping,
     )
 
 
@@ -294,13 +320,15 @@ async def audit_server(
         async def key(kid: str) -> bytes:
             return public
 
-        stopping = asyncio.Event()
+        stopping = parts.stopping
         verifier = TokenVerifier(key, audience=f"{DOMAIN}/{ENVIRONMENT}", clock=system_clock)
         interceptor = Interceptor(
             trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock, rules=METHODS
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
-        reader = ReaderServicer(parts.logs, parts.reader, parts.checkpoints, parts.ledger, stopping)
+        reader = ReaderServicer(
+            parts.logs, parts.reader, parts.checkpoints, parts.ledger, parts.retention.discloser, stopping
+        )
         has_witnesses = parts.publisher.witnesses is not None
         cover = Cover(parts.demand, parts.checkpoints, parts.reader, has_witnesses=has_witnesses)
         server = Server(
@@ -323,6 +351,7 @@ async def audit_server(
                     ),
                 ),
                 (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
+                (retention_pb2_grpc.add_RetentionServiceServicer_to_server, parts.retention.servicer),
             ],
             METHODS,
         )

@@ -14,8 +14,9 @@ class AuditConfig:
     lease_seconds: how long a replica that stopped answering keeps others from publishing in its place.
     heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
     rotation_overlap_hours: for how long both keys sign after a log's key was rotated.
-    operator_roles: that may freeze, continue, adopt and rotate their tenant's log. platform_operator_roles: that may
-    do so to the environment's own.
+    operator_roles: that may freeze, continue, adopt and rotate their tenant's log, order erasures (two people) and
+    place or lift holds. platform_operator_roles: that may do so to the environment's own log.
+    auditor_roles: who may have sealed fields disclosed.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     witnesses: second parties that cosign the logs' heads.
     """
@@ -27,6 +28,7 @@ class AuditConfig:
     rotation_overlap_hours: int = 24
     operator_roles: tuple[str, ...] = ("operator",)
     platform_operator_roles: tuple[str, ...] = ("platform_operator",)
+    auditor_roles: tuple[str, ...] = ("auditor",)
     allow_unsafe_database: bool = False
     witnesses: WitnessConfig = field(default_factory=WitnessConfig)
 

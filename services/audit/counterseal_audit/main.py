@@ -1,11 +1,12 @@
 """The audit service: configuration -> dependencies -> servicers. Logs and proofs; it asks nobody but Vault."""
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from counterseal import config as configuration
-from counterseal.api.audit.v1 import ledger_admin_pb2_grpc, ledger_pb2_grpc, reader_pb2_grpc
+from counterseal.api.audit.v1 import ledger_admin_pb2_grpc, ledger_pb2_grpc, reader_pb2_grpc, retention_pb2_grpc
 from counterseal.config import ConfigError
 from counterseal.rpc.refusals import RefusalRecorder
 from counterseal.rpc.runtime import Runtime, run_service
@@ -26,8 +27,12 @@ from counterseal_audit.logs.anchors import VaultAnchors
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import LogStore
+from counterseal_audit.payloads.keys import DataKeys
+from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.retention import reapply
+from counterseal_audit.retention.assembly import assemble
 from counterseal_audit.second_person import SecondPerson
 from counterseal_audit.witnesses.cosigners import Cosigners, prover
 
@@ -41,6 +46,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     signer, sealer = VaultLogSigner(rt.vault, rt.environment), VaultSealer(rt.vault, rt.environment)
     logs, checkpoints, heads = LogStore(rt.engine), CheckpointStore(rt.engine), SignedHeads()
     anchors, mac_key = VaultAnchors(rt.vault, rt.environment), HeadMacKey(rt.engine, sealer)
+    keys, pseudonyms = DataKeys(rt.engine, sealer, rt.new_id), PseudonymKeys(rt.engine, sealer)
     births = Births(
         logs,
         anchors,
@@ -53,10 +59,11 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     ledger = Ledger(
         rt.engine,
-        PseudonymKeys(rt.engine, sealer),
+        pseudonyms,
         mac_key,
         anchors,
         births,
+        Sealing(keys),
         environment=rt.environment,
         clock=rt.clock,
     )
@@ -79,8 +86,24 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         witnesses=cosigners,
     )
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
+    retention = assemble(
+        rt.engine,
+        ledger,
+        keys,
+        pseudonyms,
+        backup_days=rt.backup_days,
+        operator_roles=frozenset(config.operator_roles),
+        auditor_roles=frozenset(config.auditor_roles),
+        clock=rt.clock,
+        new_id=rt.new_id,
+        stopping=rt.stopping,
+    )
+    rt.spawn("data-keys", keys.run(rt.stopping))
+    rt.spawn("outbox", retention.outbox.relay(rt.stopping))
+    rt.spawn("erasures", retention.eraser.run(rt.stopping))
+    rt.spawn("retention", retention.sweeper.run(rt.stopping))
+    reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, retention.discloser, rt.stopping)
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
-    reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
     store = AppendStore(rt.engine)
     cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=cosigners is not None)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
@@ -95,6 +118,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         (ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server, admin),
         (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, cover, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
+        (retention_pb2_grpc.add_RetentionServiceServicer_to_server, retention.servicer),
     ]
 
 
@@ -133,5 +157,8 @@ def check_own(table: Mapping[str, Any]) -> AuditConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script."""
-    return run_service("audit", build, argv, check_own=check_own)
+    """Run `counterseal-audit`: serve, migrate, or apply erasures again after a restore; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in reapply.COMMANDS:
+        return reapply.main(args)
+    return run_service("audit", build, args, check_own=check_own)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from counterseal.api.audit.v1 import ledger_pb2, reader_pb2_grpc
 from counterseal.api.credentials.v1 import grant_admin_pb2_grpc, grant_pb2_grpc, token_pb2_grpc
 from counterseal.identity import audience
+from counterseal.rpc.erasure import ErasureFollower, remember
 from counterseal.rpc.keys import KeyCache, PublicKey
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
@@ -40,7 +41,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     registrations = Registrations(config)
     rt.on_hangup = lambda: registrations.reload(lambda: CredentialsConfig.of(rt.reread()))
     environment = Environment(rt.environment)
-    outbox = Outbox(rt.engine, LedgerClient(rt.channel("audit")))
+    outbox = Outbox(rt.engine, LedgerClient(rt.channel("audit")), on_ack=remember)
     published = PublishedKeys(rt.engine, rt.vault, environment, outbox, rt.clock, rt.new_id)
 
     async def verification_keys() -> Mapping[str, PublicKey]:
@@ -134,7 +135,11 @@ async def build(rt: Runtime) -> Sequence[Registration]:
             await barrier.close()
 
     rt.spawn("finish", finish())
+    erasures = ErasureFollower(
+        rt.engine, rt.channel("audit"), outbox, rt.environment, rt.backup_days, rt.clock, rt.new_id
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
+    rt.spawn("erasures", erasures.run(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, freshness, rt.stopping))
     rt.spawn("reconciler", reconciler.run(rt.stopping))
     return [

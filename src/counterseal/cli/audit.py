@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     """Add the command and its own subcommands."""
     parser = subparsers.add_parser("audit", help="verify, export and prove the ledger")
-    from counterseal.cli import audit_admin, audit_monitor, audit_verify, audit_witness
+    from counterseal.cli import audit_admin, audit_monitor, audit_retention, audit_verify, audit_witness
 
     commands: Subparsers = parser.add_subparsers(
         dest="audit_command",
@@ -24,6 +24,7 @@ def register(subparsers: "Subparsers") -> None:
     audit_monitor.register(commands)
     audit_witness.register(commands)
     audit_admin.register(commands)
+    audit_retention.register(commands)
 
     one = commands.add_parser("export", help="write the tenant's log as files and verify it")
     one.add_argument("directory", metavar="OUT_DIR", help="new, or an earlier export that this one must extend")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterseal.canonical import parse_strict
-from counterseal.cli import exits
+from counterseal.cli import audit_retention, exits
 from counterseal.cli.arguments import add_json
 from counterseal.cli.audit_sources import MAX_FILE_BYTES, Directory, add_access, opened
 from counterseal.cli.output import complain, emit, say
@@ -97,6 +97,8 @@ def register(commands: "Subparsers") -> None:
     add_keys(one)
     add_access(one)
     one.set_defaults(run=run_consistency)
+
+    audit_retention.register_check(kinds)
 
 
 def _add_log(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:

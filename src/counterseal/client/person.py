@@ -29,13 +29,14 @@ from counterseal.api.policy.v1 import (
     containment_pb2 as trip_pb2,
 )
 from counterseal.client.connection import Connection
+from counterseal.client.retention import RetentionCalls
 from counterseal.client.tokens import Tokens
 
 _METHOD = re.compile(r"(?P<service>[a-z]+)\.(?P<stub>[A-Za-z]+)/(?P<method>[A-Za-z]+)")
 TRIP_SECONDS = 30.0
 
 
-class Person:
+class Person(RetentionCalls):
     """A person's calls; `tokens` exchanges their OIDC token. Every method raises ServiceError."""
 
     def __init__(self, connection: Connection, tokens: Tokens) -> None:

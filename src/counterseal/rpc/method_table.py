@@ -119,6 +119,21 @@ METHODS: Mapping[str, MethodRule] = {
             "GetInclusionProof": MethodRule((POLICY, CREDENTIALS, EXECUTOR, *PEOPLE), "optional"),
             "GetConsistencyProof": MethodRule((POLICY, CREDENTIALS, EXECUTOR, *PEOPLE), "optional"),
             "ExportLog": MethodRule(PEOPLE, "required"),
+            "DiscloseEntry": MethodRule(PEOPLE, "required"),
+        },
+    ),
+    **_service(
+        "audit",
+        "RetentionService",
+        {
+            "EraseSubject": MethodRule(PEOPLE, "required"),
+            "GetErasure": MethodRule(PEOPLE, "required"),
+            "ListErasures": MethodRule(PEOPLE, "required"),
+            "PlaceHold": MethodRule(PEOPLE, "required"),
+            "LiftHold": MethodRule(PEOPLE, "required"),
+            "ListHolds": MethodRule(PEOPLE, "required"),
+            "CheckPayloads": MethodRule(PEOPLE, "required"),
+            "TailErasures": MethodRule((POLICY, CREDENTIALS, EXECUTOR), "none"),
         },
     ),
     **_service(

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -24,7 +24,7 @@ from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.clock import monotonic_ms
 from counterseal.errors import InternalError, LedgerUnavailable, ServiceError
 from counterseal.rpc import ledger_wire
-from counterseal.rpc.ledger_client import Appended, LedgerClient, Refused
+from counterseal.rpc.ledger_client import Appended, AppendOutcome, Refused
 
 MAX_BATCH = 256
 MAX_READ_BYTES = 8 << 20
@@ -42,7 +42,8 @@ _log = logging.getLogger(__name__)
 def outbox_ddl(runtime_role: str, table: str = "outbox") -> list[str]:
     """Return the statements, for a migration, that make an outbox table; `runtime_role` may insert and acknowledge.
 
-    Rows stay after they are acknowledged: they hold the disclosures (the salts) of the entry's sealed fields.
+    Rows stay after they are acknowledged, as receipts (event id, index, leaf hash); what the entry said goes, sealed
+    fields and people's names included: the ledger has it now, and alone decides how long.
     """
     return [
         f"""CREATE TABLE {table} (
@@ -59,7 +60,7 @@ def outbox_ddl(runtime_role: str, table: str = "outbox") -> list[str]:
         )""",
         f"CREATE UNIQUE INDEX {table}_stream ON {table} (stream, seq) WHERE stream <> ''",
         f"CREATE INDEX {table}_open ON {table} (create_time) WHERE ack_time IS NULL",
-        f"GRANT SELECT, INSERT, UPDATE (log_index, leaf_hash, ack_time, refusal) ON {table} TO {runtime_role}",
+        f"GRANT SELECT, INSERT, UPDATE (request, log_index, leaf_hash, ack_time, refusal) ON {table} TO {runtime_role}",
     ]
 
 
@@ -80,13 +81,20 @@ RefusedHook = Callable[[ledger_pb2.NewEntry, ServiceError], None]
 """Called for an entry that the ledger refused, by whichever sender."""
 
 
+class Appender(Protocol):
+    """What takes entries: `LedgerClient`, or the ledger itself."""
+
+    async def append(self, requests: Sequence[ledger_pb2.NewEntry]) -> list[AppendOutcome]:
+        """Append entries in order and return one outcome per entry. Raises LedgerUnavailable."""
+
+
 class Outbox:
     """One service's outbox. `put` in the service's transaction, then `deliver` to wait or `relay` to leave it be."""
 
     def __init__(
         self,
         engine: AsyncEngine,
-        ledger: LedgerClient,
+        ledger: Appender,
         *,
         table: str = "outbox",
         on_ack: AckHook | None = None,
@@ -272,7 +280,8 @@ class Outbox:
             if taken:
                 await connection.execute(
                     sa.text(
-                        f"UPDATE {self._table} SET log_index = :i, leaf_hash = :h, ack_time = clock_timestamp()"
+                        f"UPDATE {self._table} SET log_index = :i, leaf_hash = :h, ack_time = clock_timestamp(),"
+                        " request = ''"
                         " WHERE event_id = CAST(:e AS uuid) AND ack_time IS NULL"
                     ),
                     [{"i": a.index, "h": a.leaf_hash, "e": a.event_id} for _, a in taken],

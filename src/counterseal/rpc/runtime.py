@@ -122,6 +122,7 @@ class Runtime:
     reread: reads the service's own table again, after checking the whole file; raises ConfigError.
     on_hangup: called on SIGHUP; without it the signal ends the process, as it does any.
     unfit: set by a service that must not serve although it runs; its health is NOT_SERVING from then on.
+    backup_days: how long backups of the database are kept.
     """
 
     service: str
@@ -144,6 +145,7 @@ class Runtime:
     on_hangup: Callable[[], None] | None = None
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
     unfit: asyncio.Event = field(default_factory=asyncio.Event)
+    backup_days: int = 35
     _channels: dict[str, RenewingChannel] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -351,6 +353,7 @@ def _runtime(service: str, bound: ServiceConfig, vault: Vault, certificate: Iden
         tokens=TokenVerifier(keys.get, audience=audience(common.trust_domain, common.environment), clock=system_clock),
         peers=bound.peers,
         identity=certificate,
+        backup_days=bound.database.backup_days,
     )
     return runtime
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.clock import Clock
 from counterseal.errors import AnchorMissing, InputInvalid, LedgerUnavailable, SealUnavailable, ServiceError
-from counterseal_audit.append.engine import Prepared, prepare, pseudonymiser
+from counterseal_audit.append.engine import Prepared, check, make, pseudonymiser
 from counterseal_audit.append.mac import Head, HeadMac
 from counterseal_audit.append.predecessors import Predecessors
 from counterseal_audit.append.store import AppendStore
@@ -20,6 +20,7 @@ from counterseal_audit.logs.anchors import Anchors
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.payloads.sealing import Sealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Ledger:
         mac_key: HeadMacKey,
         anchors: Anchors,
         births: Births,
+        sealing: Sealing,
         *,
         environment: str,
         clock: Clock,
@@ -52,6 +54,7 @@ class Ledger:
         self._checkpoints = CheckpointStore(engine)
         self._pseudonyms = pseudonyms
         self._mac_key = mac_key
+        self._sealing = sealing
         self._clock = clock
         self._known: dict[str, tuple[Log, LogWriter]] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -79,7 +82,7 @@ class Ledger:
             else:
                 groups.setdefault(request.tenant, []).append((position, item))
         for tenant, group in groups.items():
-            writers[tenant].check_room(len(group), sum(len(item.entry) for _, item in group))
+            writers[tenant].check_room(len(group), sum(item.weight for _, item in group))
         for tenant, group in groups.items():
             futures = writers[tenant].submit([item for _, item in group])
             for (position, _), future in zip(group, futures, strict=True):
@@ -196,16 +199,15 @@ class Ledger:
             await writer.settled()
 
     async def _prepare(self, request: ledger_pb2.NewEntry, producer: str) -> Prepared:
+        """Check, then seal: a tenant's log is made for an entry that it will take."""
         try:
             key = await self._pseudonyms.get(request.tenant)
         except CONNECTION_LOST as error:
             raise LedgerUnavailable("the ledger's database does not answer") from error
         except ValueError as error:  # a tenant that cannot be a name
             raise InputInvalid("the tenant is not a name", tenant=request.tenant[:64]) from error
-        return prepare(
-            request,
-            producer=producer,
-            environment=self.environment,
-            receive_time_ms=self._clock(),
-            person=pseudonymiser(key),
-        )
+        content = check(request, producer=producer, environment=self.environment, person=pseudonymiser(key))
+        log, _ = await self.open(request.tenant)
+        now = self._clock()
+        payload = await self._sealing.seal(log, content, request.disclosures, request.retention, now)
+        return make(content, producer=producer, receive_time_ms=now, retention=request.retention, payload=payload)

@@ -44,6 +44,9 @@ APPEND = _STATEMENT.format(closing="")
 CLOSE = _STATEMENT.format(closing="open = false, ")
 """The same with the log's last entries: no statement opens a log again."""
 
+KEY_DESTROYED = "CS001"
+"""What the trigger of migration 0003 raises for a payload whose key is not live."""
+
 
 class DuplicateIds(Exception):
     """Some event id of the batch is in the log already; nothing was written."""
@@ -51,6 +54,10 @@ class DuplicateIds(Exception):
 
 class DataRefused(Exception):
     """The database refuses some row of the batch for what it holds; nothing was written."""
+
+
+class KeyDestroyed(Exception):
+    """Some payload of the batch is sealed with a key that was destroyed meanwhile; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,10 @@ async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], 
         raise DuplicateIds from None
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
         raise DataRefused(type(error).__name__) from None
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == KEY_DESTROYED:
+            raise KeyDestroyed from None
+        raise
     if moved and (written, nodes, payloads) != (len(batch), len(step.nodes), len(sealed)):
         raise AssertionError("the statement wrote another number of rows than it was given")
     return bool(moved)

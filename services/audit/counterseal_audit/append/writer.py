@@ -19,6 +19,7 @@ from counterseal.errors import (
     LogForked,
     LogFrozen,
     QueueFull,
+    SealUnavailable,
     ServiceError,
 )
 from counterseal.ledger.errors import VerificationError
@@ -26,7 +27,7 @@ from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared, Step, step
 from counterseal_audit.append.mac import Head, HeadMac
 from counterseal_audit.append.predecessors import Predecessors
-from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds, Stored
+from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds, KeyDestroyed, Stored
 from counterseal_audit.database import CONNECTION_LOST
 
 FLUSH_ENTRIES = 1024
@@ -104,7 +105,7 @@ class LogWriter:
         for one in pending:
             one.answer.add_done_callback(_look_at)  # a caller that went away leaves no unretrieved exception
         self._queue.extend(pending)
-        self._queued_bytes += sum(len(item.entry) for item in batch)
+        self._queued_bytes += sum(item.weight for item in batch)
         if self._flushing is None and pending:
             self._flushing = asyncio.create_task(self._drain(), name=f"flush-log-{self._log_id}")
         return [one.answer for one in pending]
@@ -160,7 +161,7 @@ class LogWriter:
         batch: list[_Pending] = []
         room = FLUSH_BYTES
         while self._queue and len(batch) < FLUSH_ENTRIES:
-            size = len(self._queue[0].item.entry)
+            size = self._queue[0].item.weight
             if batch and size > room:
                 break
             room -= size
@@ -204,8 +205,8 @@ class LogWriter:
             except DuplicateIds:
                 work = await self._answer_known(work)
                 continue
-            except DataRefused:
-                await self._bisect(work)
+            except (DataRefused, KeyDestroyed) as error:
+                await self._bisect(work, error)
                 return
             except CONNECTION_LOST as error:
                 # It may have been committed: the same ids again give the exact answer.
@@ -268,10 +269,17 @@ class LogWriter:
             raise LogForked("the index after the head is taken")
         return _answer(work, known)
 
-    async def _bisect(self, work: list[_Pending]) -> None:
+    async def _bisect(self, work: list[_Pending], why: DataRefused | KeyDestroyed) -> None:
         """Refuse the one bad row alone, append the others in order."""
         if len(work) == 1:
-            _fail(work, InputInvalid("the database refuses the entry", event_id=work[0].item.event_id))
+            event_id = work[0].item.event_id
+            gone = isinstance(why, KeyDestroyed)  # the same entry again is sealed with a new key
+            _fail(
+                work,
+                SealUnavailable("the person was erased meanwhile; send the entry again", event_id=event_id)
+                if gone
+                else InputInvalid("the database refuses the entry", event_id=event_id),
+            )
             return
         middle = len(work) // 2
         await self._write(work[:middle])

@@ -47,6 +47,11 @@ class LedgerReaderServiceStub:
     """Proves that one tree is a prefix of another (RFC 6962 section 2.1.2). Reasons: INPUT_INVALID."""
     ExportLog: _grpc.UnaryStreamMultiCallable[_reader_pb2.ExportLogRequest, _reader_pb2.ExportLogResponse]
     """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+    DiscloseEntry: _grpc.UnaryUnaryMultiCallable[_reader_pb2.DiscloseEntryRequest, _reader_pb2.DiscloseEntryResponse]
+    """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+    Side effect: `access.disclosed`, durable before the answer.
+    Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+    """
 
 @_typing.type_check_only
 class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
@@ -67,6 +72,11 @@ class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
     """Proves that one tree is a prefix of another (RFC 6962 section 2.1.2). Reasons: INPUT_INVALID."""
     ExportLog: _aio.UnaryStreamMultiCallable[_reader_pb2.ExportLogRequest, _reader_pb2.ExportLogResponse]  # type: ignore[assignment]
     """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+    DiscloseEntry: _aio.UnaryUnaryMultiCallable[_reader_pb2.DiscloseEntryRequest, _reader_pb2.DiscloseEntryResponse]  # type: ignore[assignment]
+    """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+    Side effect: `access.disclosed`, durable before the answer.
+    Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+    """
 
 class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads a log. People read their tenant's; services read any by `tenant`."""
@@ -126,5 +136,16 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reader_pb2.ExportLogResponse], _abc.AsyncIterator[_reader_pb2.ExportLogResponse]]:
         """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+
+    @_abc_1.abstractmethod
+    def DiscloseEntry(
+        self,
+        request: _reader_pb2.DiscloseEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reader_pb2.DiscloseEntryResponse, _abc.Awaitable[_reader_pb2.DiscloseEntryResponse]]:
+        """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+        Side effect: `access.disclosed`, durable before the answer.
+        Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+        """
 
 def add_LedgerReaderServiceServicer_to_server(servicer: LedgerReaderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
