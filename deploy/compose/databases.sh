@@ -19,3 +19,10 @@ REVOKE CONNECT, TEMPORARY ON DATABASE :"name" FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"name" TO :"name";
 SQL
 done
+
+# What the runtime role becomes (SET LOCAL ROLE) for one transaction: no login, and nothing of it is inherited.
+sql <<'SQL'
+CREATE ROLE counterseal_audit_follower NOLOGIN;
+ALTER ROLE counterseal_audit NOINHERIT;
+GRANT counterseal_audit_follower TO counterseal_audit;
+SQL

@@ -39,6 +39,9 @@ from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.projection.follower import Follower
+from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 from support.certificates import Authority
@@ -129,6 +132,8 @@ class Replica:
     publisher: Publisher
     anchors: LocalAnchors
     demand: Demand
+    follower: Follower
+    searcher: Searcher
 
     async def log(self, tenant: str = "acme") -> Log:
         return (await self.ledger.open(tenant))[0]
@@ -173,9 +178,10 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
+    pseudonyms = PseudonymKeys(engine, sealer)
     ledger = Ledger(
         engine,
-        PseudonymKeys(engine, sealer),
+        pseudonyms,
         mac_key,
         anchors,
         births,
@@ -198,7 +204,12 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
-    return Replica(engine, signer, ledger, logs, checkpoints, ReaderStore(engine), heads, publisher, anchors, demand)
+    reader, projection = ReaderStore(engine), ProjectionStore(engine)
+    follower = Follower(logs, projection, pseudonyms, ENVIRONMENT)
+    searcher = Searcher(projection, reader, pseudonyms)
+    return Replica(
+        engine, signer, ledger, logs, checkpoints, reader, heads, publisher, anchors, demand, follower, searcher
+    )
 
 
 @dataclass
@@ -252,7 +263,9 @@ class AuditServer:
 
 
 @asynccontextmanager
-async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> AsyncIterator[AuditServer]:
+async def audit_server(
+    database: ServiceDatabase, *, publish: bool = True, follow: bool = True
+) -> AsyncIterator[AuditServer]:
     """The service as `main` builds it, but for Vault."""
     async with replica(database) as parts:
         authority, signing_key = Authority.create("audit root"), SigningKey.generate()
@@ -267,7 +280,7 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
             trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock, rules=METHODS
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
-        reader = ReaderServicer(parts.logs, parts.reader, parts.checkpoints, parts.ledger, stopping)
+        reader = ReaderServicer(parts.logs, parts.reader, parts.checkpoints, parts.ledger, parts.searcher, stopping)
         server = Server(
             ServerConfig(listen="127.0.0.1:0", drain_seconds=2),
             interceptor,
@@ -282,14 +295,14 @@ async def audit_server(database: ServiceDatabase, *, publish: bool = True) -> As
             METHODS,
         )
         await server.start()
-        task = asyncio.create_task(parts.publisher.run(stopping)) if publish else None
+        tasks = [asyncio.create_task(parts.publisher.run(stopping))] if publish else []
+        tasks += [asyncio.create_task(parts.follower.run(stopping))] if follow else []
         running = AuditServer(parts, authority, server, signing_key, stopping)
         try:
             yield running
         finally:
             await server.stop(stopping)
-            if task is not None:
-                await task
+            await asyncio.gather(*tasks)
 
 
 async def append(

@@ -25,6 +25,10 @@ from counterseal.embedded.postgres import FAST, Cluster, PostgresServer
 T = TypeVar("T")
 
 
+PARTS = {"audit": ("counterseal_audit_follower",)}
+"""Roles that a service's runtime role may become for a transaction, as the stack provisions them."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceDatabase:
     """One fresh database: `dsn` has the rights of the service's runtime role, `owner_dsn` its owner's, `admin_dsn` all.
@@ -124,11 +128,21 @@ class Databases:
                 # log in as a member of it, with the same rights and a password of their own.
                 f"DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{runtime}') THEN "
                 f"CREATE ROLE {runtime} LOGIN; END IF; END $$",
+                *(part for name in PARTS.get(service, ()) for part in _part(runtime, name)),
                 f"CREATE ROLE {runtime}_test LOGIN PASSWORD 'runtime' IN ROLE {runtime}",
                 f'CREATE DATABASE "{name}" OWNER {owner}',
             )
         )
         migrate(service, self.cluster, name, owner)
+
+
+def _part(runtime: str, name: str) -> tuple[str, ...]:
+    missing = f"NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{name}')"
+    return (
+        f"DO $$ BEGIN IF {missing} THEN CREATE ROLE {name} NOLOGIN; END IF; END $$",
+        f"ALTER ROLE {runtime} NOINHERIT",
+        f"GRANT {name} TO {runtime}",
+    )
 
 
 def migrate(service: str, cluster: Cluster, name: str, owner: str) -> None:

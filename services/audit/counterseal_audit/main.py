@@ -21,6 +21,9 @@ from counterseal_audit.logs.anchors import VaultAnchors
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import LogStore
+from counterseal_audit.projection.follower import Follower
+from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 
@@ -44,9 +47,10 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         clock=rt.clock,
         new_id=rt.new_id,
     )
+    pseudonyms = PseudonymKeys(rt.engine, sealer)
     ledger = Ledger(
         rt.engine,
-        PseudonymKeys(rt.engine, sealer),
+        pseudonyms,
         mac_key,
         anchors,
         births,
@@ -72,7 +76,10 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
-    reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, rt.stopping)
+    projection, entries = ProjectionStore(rt.engine), ReaderStore(rt.engine)
+    rt.spawn("follow-entries", Follower(logs, projection, pseudonyms, rt.environment).run(rt.stopping))
+    searcher = Searcher(projection, entries, pseudonyms)
+    reader = ReaderServicer(logs, entries, checkpoints, ledger, searcher, rt.stopping)
     return [
         (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),

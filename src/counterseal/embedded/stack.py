@@ -179,6 +179,7 @@ class Stack:
                 await _ensure_role(connection, name, None)
                 await _ensure_database(connection, name, owner=f"{name}_owner")
                 await connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {name}")
+            await _ensure_part(connection, "counterseal_audit", "counterseal_audit_follower")
         finally:
             await connection.close()
         return control.dsn("openbao", "openbao", password) + "?sslmode=disable"
@@ -270,6 +271,14 @@ async def _ensure_role(connection: Any, name: str, password: str | None) -> None
         await connection.execute(f"CREATE ROLE {identifier(name)} LOGIN")
     if password is not None:
         await connection.execute(f"ALTER ROLE {identifier(name)} PASSWORD {literal(password)}")
+
+
+async def _ensure_part(connection: Any, runtime: str, name: str) -> None:
+    """Make a role without login that a runtime role may become, for one transaction, and from which it inherits nothing."""
+    if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
+        await connection.execute(f"CREATE ROLE {identifier(name)} NOLOGIN")
+    await connection.execute(f"ALTER ROLE {identifier(runtime)} NOINHERIT")
+    await connection.execute(f"GRANT {identifier(name)} TO {identifier(runtime)}")
 
 
 async def _ensure_database(connection: Any, name: str, *, owner: str) -> bool:
