@@ -1,6 +1,8 @@
 """The audit service's own table of the configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from counterseal_audit.tiles.config import ExportConfig, HttpConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,7 @@ class AuditConfig:
     heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
     rotation_overlap_hours: for how long both keys sign after a log's key was rotated.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
+    export: where logs are kept as files. http: who may read those files over HTTP; needs `export.directory`.
     """
 
     origin_domain: str = ""
@@ -21,6 +24,8 @@ class AuditConfig:
     heartbeat_minutes: int = 60
     rotation_overlap_hours: int = 24
     allow_unsafe_database: bool = False
+    export: ExportConfig = field(default_factory=ExportConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
 
     def __post_init__(self) -> None:
         """Refuse times that make no sense."""
@@ -32,3 +37,5 @@ class AuditConfig:
             raise ValueError("heartbeat_minutes: expected 1 to 1440")
         if not 0 <= self.rotation_overlap_hours <= 8760:
             raise ValueError("rotation_overlap_hours: expected 0 to 8760")
+        if self.http.listen and self.export.directory is None:
+            raise ValueError("http.listen: needs export.directory, which is what is served")

@@ -1,6 +1,8 @@
 """The audit service: configuration -> dependencies -> servicers. Logs and proofs; it asks nobody but Vault."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from counterseal import config as configuration
@@ -26,6 +28,8 @@ from counterseal_audit.projection.store import ProjectionStore
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.tiles.exporter import Exporter
+from counterseal_audit.tiles.http import TileServer
 
 
 async def build(rt: Runtime) -> Sequence[Registration]:
@@ -76,6 +80,8 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
     rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
+    if config.export.directory is not None:
+        publisher.on_published = [start_exporting(rt, config, config.export.directory, logs, checkpoints).on_published]
     projection, entries = ProjectionStore(rt.engine), ReaderStore(rt.engine)
     rt.spawn("follow-entries", Follower(logs, projection, pseudonyms, rt.environment).run(rt.stopping))
     searcher = Searcher(projection, entries, pseudonyms)
@@ -84,6 +90,19 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
     ]
+
+
+def start_exporting(
+    rt: Runtime, config: AuditConfig, directory: Path, logs: LogStore, checkpoints: CheckpointStore
+) -> Exporter:
+    """Start keeping logs as files below `directory` and, where configured, serving them over HTTP."""
+    disk = ThreadPoolExecutor(1, "export")
+    exporter = Exporter(directory, logs, checkpoints, ReaderStore(rt.engine), rt.environment, disk)
+    rt.spawn("export-logs", exporter.run(rt.stopping))
+    if config.http.listen:
+        server = TileServer(config.http, directory, ThreadPoolExecutor(4, "tiles"))
+        rt.spawn("serve-logs", server.run(rt.stopping))
+    return exporter
 
 
 def check_own(table: Mapping[str, Any]) -> AuditConfig:

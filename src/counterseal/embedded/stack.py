@@ -274,7 +274,7 @@ async def _ensure_role(connection: Any, name: str, password: str | None) -> None
 
 
 async def _ensure_part(connection: Any, runtime: str, name: str) -> None:
-    """Make a role without login that a runtime role may become, for one transaction, and from which it inherits nothing."""
+    """Make a role without login that a runtime role may become for a transaction, and inherits nothing from."""
     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
         await connection.execute(f"CREATE ROLE {identifier(name)} NOLOGIN")
     await connection.execute(f"ALTER ROLE {identifier(runtime)} NOINHERIT")

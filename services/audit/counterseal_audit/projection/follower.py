@@ -1,8 +1,8 @@
 """The follower: reads each log from where it stopped, in order of the index, and keeps what is searchable.
 
 The index is gapless and in commit order, so nothing is overtaken; place and rows move in one transaction, so a crash
-repeats a batch or has done it. Any number of replicas follow: the row of a log's place is locked, and who does not get it
-goes on with the next log.
+repeats a batch or has done it. Any number of replicas follow: the row of a log's place is locked, and who does not get
+it goes on with the next log.
 """
 
 import asyncio

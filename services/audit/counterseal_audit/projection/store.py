@@ -37,7 +37,8 @@ class Following:
         rows = [(int(field), value, one.index, one.event_time_ms) for one in batch for field, value in one.values]
         await self._raw.execute(
             "INSERT INTO ledger_search (log_id, field, value, idx, event_time_ms)"
-            " SELECT $1, f, v, i, t FROM unnest($2::smallint[], $3::text[], $4::bigint[], $5::bigint[]) AS r(f, v, i, t)",
+            " SELECT $1, f, v, i, t"
+            " FROM unnest($2::smallint[], $3::text[], $4::bigint[], $5::bigint[]) AS r(f, v, i, t)",
             self._log_id,
             [row[0] for row in rows],
             [row[1] for row in rows],
@@ -119,7 +120,8 @@ class ProjectionStore:
         """Return the whole projection of a log, sorted: for comparing it with one that was made again."""
         async with reading(self._engine, log_id) as raw:
             rows = await raw.fetch(
-                "SELECT field, value, idx, event_time_ms FROM ledger_search WHERE log_id = $1 ORDER BY idx, field, value",
+                "SELECT field, value, idx, event_time_ms FROM ledger_search WHERE log_id = $1"
+                " ORDER BY idx, field, value",
                 log_id,
             )
         return [tuple(row) for row in rows]
@@ -165,8 +167,5 @@ def _statement(log_id: int, query: Query, start: int, end: int, count: int) -> t
         f"SELECT s.idx FROM ledger_search s WHERE {within} AND s.field = {int(leader)} AND s.value = v.value"
         f"{times}{checks} ORDER BY s.idx LIMIT $4"
     )
-    return (
-        f"SELECT DISTINCT w.idx FROM unnest(${len(arguments)}::text[]) AS v(value), LATERAL ({walk}) w"
-        " ORDER BY w.idx LIMIT $4",
-        arguments,
-    )
+    found = f"SELECT DISTINCT w.idx FROM unnest(${len(arguments)}::text[]) AS v(value), LATERAL ({walk}) w"
+    return f"{found} ORDER BY w.idx LIMIT $4", arguments

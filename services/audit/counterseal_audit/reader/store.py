@@ -68,7 +68,8 @@ class ReaderStore:
             return []
         async with reading(self._engine, log_id) as raw:
             rows = await raw.fetch(
-                "SELECT idx, entry, leaf_hash FROM ledger_entry WHERE log_id = $1 AND idx = ANY($2::bigint[]) ORDER BY idx",
+                "SELECT idx, entry, leaf_hash FROM ledger_entry WHERE log_id = $1 AND idx = ANY($2::bigint[])"
+                " ORDER BY idx",
                 log_id,
                 list(indexes),
             )

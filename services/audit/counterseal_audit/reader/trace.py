@@ -1,4 +1,4 @@
-"""What belongs to one action: from any of its entries to the plan, the request around it, and the stops it met. Pure."""
+"""What belongs to one action: from any of its entries to plan, request and the stops it met. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ def plans_of(entries: Iterable[bytes]) -> list[str]:
 
 
 def requests_of(entries: Iterable[bytes]) -> list[str]:
-    """Return the agent's requests behind a plan's entries. A vote or a resolution has a request of its own: not that."""
+    """Return the agent's requests behind a plan's entries; a vote or a resolution has a request of its own."""
     documents = [_document(entry) for entry in entries]
     by_agent = [document for document in documents if "agent" in document]
     return _values(by_agent or documents, "request_id")

@@ -1,11 +1,11 @@
-"""The search projection: what the entries say in clear, by field and value, filled by followers under a role of their own.
+"""The search projection: what the entries say in clear, by field and value, filled by followers under their own role.
 
-`ledger_search` is an inverted index: one row per entry and searchable value. Under row-level security PostgreSQL uses an
-index only for operators that are marked leakproof; equality and order of bigint and text are, containment of arrays is
-not, so lists (tools, reason codes) are rows like everything else.
+`ledger_search` is an inverted index: one row per entry and searchable value. Under row-level security PostgreSQL uses
+an index only for operators that are marked leakproof; equality and order of bigint and text are, containment of arrays
+is not, so lists (tools, reason codes) are rows like everything else.
 
-The role `counterseal_audit_follower` has no login: the runtime role may become it (`SET LOCAL ROLE`) and inherits nothing
-from it. Whoever provisions the database makes the role, as migrations run without the right to make roles.
+The role `counterseal_audit_follower` has no login: the runtime role may become it (`SET LOCAL ROLE`) and inherits
+nothing from it. Whoever provisions the database makes the role, as migrations run without the right to make roles.
 """
 
 from alembic import op
