@@ -9,6 +9,8 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+import asyncpg
+
 from counterseal.errors import ServiceError
 from counterseal_audit.database import CONNECTION_LOST
 from counterseal_audit.logs.keys import PseudonymKeys
@@ -65,7 +67,7 @@ class Follower:
             if self._done.get(log_id) != size:
                 one = await self._log(log_id)
                 if one is not None:
-                    done = await self._follow(one)
+                    done = await self._follow_or_start_over(one)
                     behind = behind or (done is not None and done < size)
         return behind
 
@@ -77,6 +79,14 @@ class Follower:
         if log_id not in self._logs:
             self._logs = {one.log_id: one for one in await self.logs.all(self.environment)}
         return self._logs.get(log_id)
+
+    async def _follow_or_start_over(self, one: Log) -> int | None:
+        try:
+            return await self._follow(one)
+        except asyncpg.UniqueViolationError:
+            log.warning("the projection has rows beyond its place: it is made again", extra={"log_id": one.log_id})
+            await self.store.reindex(one.log_id)
+            return 0
 
     async def _follow(self, one: Log) -> int | None:
         """Read the next batch of a log; return the index after it, None when another replica reads it now."""

@@ -52,7 +52,7 @@ class HttpConfig:
         if not self.listen:
             return
         host, _, port = self.listen.rpartition(":")
-        if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ValueError("listen: expected host:port")
         if (self.certificate_file is None) != (self.key_file is None):
             raise ValueError("certificate_file and key_file go together")

@@ -1,6 +1,6 @@
 """Files that survive a crash: each appears whole or not at all, and what is published never goes back.
 
-    write: temporary file beside the target, fsync, rename; then fsync of every directory that was touched
+    write: temporary file outside of the layout, fsync, rename; then fsync of every directory that was touched
     checkpoint: the same, after everything that it covers
 
 A crash before the checkpoint leaves files that no checkpoint covers yet; the next run writes them again, with the same
@@ -16,10 +16,13 @@ from pathlib import Path
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tiles import CHECKPOINT, Tile
 
+FRESH = ".new"
+"""The one temporary file of a log's directory."""
+
 
 @dataclass(slots=True)
 class LogDirectory:
-    """One log's directory. Raises OSError when the disk does not take a file."""
+    """One log's directory, written by one process at a time. Raises OSError when the disk does not take a file."""
 
     root: Path
     _touched: set[Path] = field(default_factory=set)
@@ -40,7 +43,7 @@ class LogDirectory:
         """Write one file; it is durable after `settle`."""
         target = self.root / path
         self._make(target.parent)
-        fresh = target.with_name(f".{target.name}.new")
+        fresh = self.root / FRESH
         with fresh.open("wb") as file:
             file.write(content)
             file.flush()
