@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from counterseal.api.audit.v1 import reader_pb2
 from counterseal.errors import InputInvalid
 from counterseal.ids import is_id
+from counterseal.ledger import trace
 from counterseal.ledger.fields import DIGEST, PSEUDONYM, REASON, WORD
 from counterseal.ledger.registry import REGISTRY
 from counterseal_audit.append.engine import pseudonymiser
@@ -14,7 +15,6 @@ from counterseal_audit.logs.keys import PseudonymKeys
 from counterseal_audit.logs.store import Log
 from counterseal_audit.projection.engine import Field, Query, blinder, terms_of
 from counterseal_audit.projection.store import ProjectionStore
-from counterseal_audit.reader import trace
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
 
 TAIL = 4000
@@ -94,39 +94,20 @@ class Searcher:
 
     async def gather(self, log: Log, request: reader_pb2.GetTraceRequest) -> Found:
         """Return everything about the action that a request names. Raises InputInvalid."""
-        about = await self._about(log, request)
-        found: dict[int, StoredEntry] = {}
+        walk = trace.gather(await self._about(log, request))
         complete = await self.store.size(log.log_id)
         truncated = False
-
-        async def add(field: Field, values: Sequence[str], start: int = 0) -> list[StoredEntry]:
-            nonlocal complete, truncated
-            if not values:
-                return []
-            more = await self.find(log, Query({field: values}), start, MAX_TRACE)
-            complete = min(complete, more.complete_size)
-            truncated = truncated or len(more.entries) == MAX_TRACE
-            return more.entries
-
-        plans = about.plans
-        for row in await add(Field.REQUEST_ID, about.requests):
-            found[row.index] = row
-        if not plans:
-            plans = trace.plans_of(row.entry for row in found.values())
-        for row in await add(Field.PLAN_DIGEST, plans):
-            found[row.index] = row
-        if about.plans:
-            requests = trace.requests_of(row.entry for row in found.values())
-            around = await add(Field.REQUEST_ID, requests)
-            proposed = trace.proposed_in(row.entry for row in around)
-            found.update({row.index: row for row in around if trace.is_around(row.entry, about.plans, proposed)})
-        if found:
-            scopes = trace.Scopes.of([row.entry for row in found.values()])
-            end = max(found) if trace.is_over(row.entry for row in found.values()) else complete
-            for row in await add(Field.TYPE, trace.CONTAINMENT, min(found)):
-                if row.index <= end and scopes.cover(row.entry):
-                    found[row.index] = row
-        entries = [found[index] for index in sorted(found)]
+        rows: dict[int, StoredEntry] = {}
+        try:
+            ask = next(walk)
+            while True:
+                found = await self.find(log, Query({Field[ask.field.upper()]: ask.values}), ask.start, MAX_TRACE)
+                complete = min(complete, found.complete_size)
+                truncated = truncated or len(found.entries) == MAX_TRACE
+                rows.update((row.index, row) for row in found.entries)
+                ask = walk.send([(row.index, row.entry) for row in found.entries])
+        except StopIteration as done:
+            entries = [rows[index] for index in done.value]
         return Found(entries[:MAX_TRACE], complete, truncated or len(entries) > MAX_TRACE)
 
     async def reindex(self, log: Log) -> None:

@@ -1,7 +1,8 @@
 """What belongs to one action: from any of its entries to plan, request and the stops it met. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from counterseal.canonical import JsonObject, parse_strict
 from counterseal.errors import NotCanonical
@@ -30,35 +31,67 @@ def about(entries: Sequence[bytes]) -> About:
     return About(plans=plans) if plans else About(requests=_values(documents, "request_id"))
 
 
-def plans_of(entries: Iterable[bytes]) -> list[str]:
-    """Return the digests that the entries name."""
-    return _values(map(_document, entries), "plan_digest")
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What `gather` needs next: all entries from index `start` on whose `field` is one of `values`."""
+
+    field: Literal["request_id", "plan_digest", "type"]
+    values: Sequence[str]
+    start: int = 0
 
 
-def requests_of(entries: Iterable[bytes]) -> list[str]:
-    """Return the agent's requests behind a plan's entries; a vote or a resolution has a request of its own."""
+Row = tuple[int, bytes]
+"""Index, entry bytes."""
+
+
+def gather(what: About) -> Generator[Ask, Sequence[Row], dict[int, bytes]]:
+    """Ask for entries and return those of the action, by index. Whoever runs it finds them, in a database or in files.
+
+    By request: all of its plans. By plan: the plan, and of the request around it what is nobody's or a draft's; a vote
+    or a resolution has a request of its own. Then the stops that reached the action before it was over.
+    """
+    found = dict((yield Ask("request_id", what.requests))) if what.requests else {}
+    plans = what.plans or _values(map(_document, found.values()), "plan_digest")
+    if plans:
+        found.update((yield Ask("plan_digest", plans)))
+    if what.plans and (requests := _requests_of(found.values())):
+        around = yield Ask("request_id", requests)
+        proposed = _proposed_in(entry for _, entry in around)
+        found.update((index, entry) for index, entry in around if _is_around(entry, what.plans, proposed))
+    if found:
+        scopes = Scopes.of(found.values())
+        last = _end_of(found)
+        stops = yield Ask("type", CONTAINMENT, min(found))
+        found.update(
+            (index, entry) for index, entry in stops if (last is None or index <= last) and scopes.cover(entry)
+        )
+    return dict(sorted(found.items()))
+
+
+def _requests_of(entries: Iterable[bytes]) -> list[str]:
     documents = [_document(entry) for entry in entries]
-    by_agent = [document for document in documents if "agent" in document]
-    return _values(by_agent or documents, "request_id")
+    return _values([document for document in documents if "agent" in document] or documents, "request_id")
 
 
-def proposed_in(entries: Iterable[bytes]) -> frozenset[str]:
+def _proposed_in(entries: Iterable[bytes]) -> frozenset[str]:
     """Return the plans that were proposed: every other digest is that of a draft, decided on for its preview."""
     documents = map(_document, entries)
     return frozenset(_values((one for one in documents if one.get("type") == "plan.proposed"), "plan_digest"))
 
 
-def is_around(entry: bytes, plans: Sequence[str], proposed: frozenset[str]) -> bool:
-    """Tell whether an entry of the request belongs to the plans: theirs, nobody's, or a draft's."""
+def _is_around(entry: bytes, plans: Sequence[str], proposed: frozenset[str]) -> bool:
     digest = _document(entry).get("plan_digest")
     return digest is None or digest in plans or digest not in proposed
 
 
-def is_over(entries: Iterable[bytes]) -> bool:
-    """Tell whether every committed plan among the entries has ended: what happens later does not concern it."""
-    documents = [_document(entry) for entry in entries]
-    ended = _values((one for one in documents if one.get("type") == "plan.ended"), "plan_digest")
-    return set(_values((one for one in documents if one.get("type") == "plan.committed"), "plan_digest")) <= set(ended)
+def _end_of(found: Mapping[int, bytes]) -> int | None:
+    """Return the last index that concerns the action: where its plans ended; None while one of them is under way."""
+    documents = {index: _document(entry) for index, entry in found.items()}
+    ends = {index: one for index, one in documents.items() if one.get("type") == "plan.ended"}
+    committed = _values((one for one in documents.values() if one.get("type") == "plan.committed"), "plan_digest")
+    if not set(committed) <= set(_values(ends.values(), "plan_digest")):
+        return None
+    return max(ends or found)
 
 
 @dataclass(frozen=True, slots=True)
