@@ -1,4 +1,4 @@
-"""`counterseal explain`: why it happened, who allowed it, with which credential, what became of it, and what proves that.
+"""`counterseal explain`: why it happened, who allowed it, with which credential, what became of it, what proves it.
 
 One call to audit, or an export on disk; the answer is the log's alone, and every line names the leaf that says so.
 """
@@ -193,7 +193,7 @@ class Export:
 
 
 def read_disclosures(file: Path) -> Mapping[int, Sequence[str]]:
-    """Return the disclosures beside an export by index; lines that are none are left out, as nothing vouches for them."""
+    """Return the disclosures beside an export by index; a line that is none is left out: nothing vouches for it."""
     opened: dict[int, Sequence[str]] = {}
     if file.is_file():
         for line in file.read_bytes().splitlines():

@@ -177,7 +177,7 @@ class Person:
 
     async def trace(self, **by: str) -> reader_pb2.GetTraceResponse:
         """Return everything about one action with proofs; `by` is one field of GetTraceRequest."""
-        return await self._audit("GetTrace", reader_pb2.GetTraceRequest(**by))  # type: ignore[no-any-return, arg-type]
+        return await self._audit("GetTrace", reader_pb2.GetTraceRequest(**by))  # type: ignore[no-any-return]
 
     async def search(self, request: reader_pb2.SearchEntriesRequest) -> reader_pb2.SearchEntriesResponse:
         """Return one page of the entries that a query means."""
