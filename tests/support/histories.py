@@ -50,7 +50,9 @@ def cosigned(note: bytes, *witnesses: Pair, time: int = 1_795_000_000) -> bytes:
     return note
 
 
-def key_entry(number: int, key: VerifierKey, event: str = "key.rotated", state: str = "active", **more: object) -> bytes:
+def key_entry(
+    number: int, key: VerifierKey, event: str = "key.rotated", state: str = "active", **more: object
+) -> bytes:
     content = {
         "v": 1,
         "type": event,

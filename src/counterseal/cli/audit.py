@@ -15,7 +15,7 @@ def register(subparsers: "Subparsers") -> None:
     parser = subparsers.add_parser("audit", help="verify, export and prove the ledger")
     commands = parser.add_subparsers(dest="audit_command", metavar="COMMAND", required=True)
 
-    from counterseal.cli import audit_verify
+    from counterseal.cli import audit_export, audit_read, audit_verify
 
     for name, run, line in (
         ("verify", audit_verify.run, "verify an exported log: every entry, tile, root and signature"),
@@ -28,10 +28,8 @@ def register(subparsers: "Subparsers") -> None:
         add_json(one)
         one.set_defaults(run=run)
 
-    one = commands.add_parser("export", help="write the tenant's log as files and verify it")
-    one.add_argument("directory", metavar="OUT_DIR", help="new, or an earlier export that this one must extend")
-    add_options(one)
-    one.set_defaults(run=_export)
+    audit_export.register(commands)
+    audit_read.register(commands)
 
     one = commands.add_parser("proof", help="write one entry with its offline proof (C2SP tlog-proof)")
     one.add_argument("entry", metavar="INDEX|EVENT_ID")
@@ -39,12 +37,6 @@ def register(subparsers: "Subparsers") -> None:
     one.add_argument("--vkey", metavar="FILE_OR_STRING", help="the key that you pinned, default: the log's own word")
     add_options(one)
     one.set_defaults(run=_prove)
-
-
-def _export(args: argparse.Namespace) -> int:
-    from counterseal.cli import audit_calls
-
-    return audit_calls.export(args)
 
 
 def _prove(args: argparse.Namespace) -> int:

@@ -91,10 +91,10 @@ async def test_every_filter_finds_exactly_what_the_log_says(fresh_database: Fres
             ({}, lambda one: True),
             ({"agent": "nobody"}, lambda one: False),
         ):
-            got = await found(server, **filters)  # type: ignore[arg-type]
+            got = await found(server, **filters)
             if filters.get("tool"):
                 got = [one for one in got if one in tools]
-            expected = [one for one in log if wanted(one)]  # type: ignore[no-untyped-call]
+            expected = [one for one in log if wanted(one)]
             assert got == expected, filters
             assert expected or filters == {"agent": "nobody"}
 

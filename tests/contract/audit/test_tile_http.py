@@ -69,8 +69,11 @@ class Overseas:
         assert code in (200, 404), code
         return content if code == 200 else None
 
-    def paths(self) -> Iterable[str]:
+    def paths(self, below: str = "tile/") -> Iterable[str]:
         return ()
+
+    def lines(self, path: str) -> None:
+        return None
 
 
 @dataclass

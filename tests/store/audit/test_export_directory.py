@@ -26,7 +26,7 @@ from support.shapes import ENVIRONMENT
 class Outside(Directory):
     """Files by their names, as over HTTP: nobody lists what a checkpoint does not cover yet."""
 
-    def paths(self) -> list[str]:
+    def paths(self, below: str = "tile/") -> list[str]:
         return []
 
 

@@ -18,7 +18,7 @@ from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoin
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.projection.engine import Field, Query
 from counterseal_audit.reader import engine
-from counterseal_audit.reader.export import files
+from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
 
@@ -245,7 +245,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         if last is None:
             raise NotFound("no checkpoint was signed yet")
         first = True
-        async for path, content in files(self.store, log, last):
+        async for path, content in LogFiles(self.logs, self.checkpoints, self.store).of(log, last):
             for start in range(0, len(content), PIECE_BYTES):
                 piece = reader_pb2.ExportLogResponse(path=path, content=content[start : start + PIECE_BYTES])
                 if first:

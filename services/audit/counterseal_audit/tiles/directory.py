@@ -51,6 +51,13 @@ class LogDirectory:
         fresh.replace(target)
         self._touched.add(target.parent)
 
+    def link(self, name: str, target: Path) -> None:
+        """Make `name` lead to another log's directory beside this one."""
+        self._make(self.root)
+        if not (self.root / name).is_symlink():
+            (self.root / name).symlink_to(target, target_is_directory=True)
+            self._touched.add(self.root)
+
     def settle(self) -> None:
         """Make every rename so far durable."""
         for folder in self._touched:

@@ -22,6 +22,7 @@ from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.database import CONNECTION_LOST
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader import engine as proofs
+from counterseal_audit.reader.export import PREDECESSOR, predecessor_of
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.tiles import engine
 from counterseal_audit.tiles.directory import LogDirectory
@@ -83,7 +84,7 @@ class Exporter:
         if old is not None:
             engine.check_next(old, one.origin, last.size)
             await self._check_root(one, old.size, old.root)
-        if note == last.published.note:
+        if note == last.published.public:
             return last.size
         await self._check_root(one, last.size, last.published.root)
         if start < last.size:
@@ -93,8 +94,8 @@ class Exporter:
             full = [tile for place in todo for tile in place.tiles if tile.is_full]
         else:
             full = []
-        await self._blocking(lambda: folder.write(VKEY, (one.vkey + "\n").encode()))
-        await self._blocking(lambda: folder.publish(last.published.note))
+        await self._write_beside(one, folder)
+        await self._blocking(lambda: folder.publish(last.published.public))
         await self._blocking(lambda: folder.drop_partials(full))
         return last.size
 
@@ -121,6 +122,20 @@ class Exporter:
             if isinstance(error, OSError) and error.filename:
                 raise
             log.warning("the export directory waits", extra={"reason": type(error).__name__})
+
+    async def _write_beside(self, one: Log, folder: LogDirectory) -> None:
+        """Write what is beside the tiles: the genesis key, the notes of rotations, the way to the shard before."""
+        rotations = await self.checkpoints.rotation_notes(one.log_id)
+        older = await predecessor_of(self.logs, one)
+
+        def write() -> None:
+            folder.write(VKEY, (one.vkey + "\n").encode())
+            for n, note in enumerate(rotations, 1):
+                folder.write(f"rotation/{n}", note)
+            if older is not None:
+                folder.link(PREDECESSOR, Path("..") / folder_of(self.root, older).name)
+
+        await self._blocking(write)
 
     async def _check_root(self, one: Log, size: int, root: bytes) -> None:
         hashes = await self.store.hashes(one.log_id, proofs.ranges_for(proofs.whole(size)))

@@ -1,4 +1,6 @@
-"""Logs over plain HTTP, at exactly the paths of C2SP tlog-tiles: `/<log>/checkpoint`, `/<log>/tile/...`, `/<log>/vkey`.
+"""Logs over plain HTTP, at exactly the paths of C2SP tlog-tiles: `/<log>/checkpoint`, `/<log>/tile/...`.
+
+Beside them lie `vkey`, `rotation/<n>` and, for a later shard, the log before it below `predecessor/`.
 
 A reader sees the directories of the tenants that their token or certificate opens and nothing else: another tenant's
 log is looked for where it is not, and answers as one that does not exist. Nothing is served that the directory's
@@ -19,6 +21,7 @@ from aiohttp import web
 from counterseal.ledger import tiles
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tiles import CHECKPOINT, VKEY, Tile
+from counterseal_audit.reader.export import PREDECESSOR
 from counterseal_audit.tiles import engine
 from counterseal_audit.tiles.access import Access, names_in
 from counterseal_audit.tiles.config import HttpConfig
@@ -30,7 +33,9 @@ NEVER = "private, no-cache"
 MAX_LINE = 4096
 KEEP_ALIVE_SECONDS = 30.0
 RELOAD_SECONDS = 60.0
+MAX_SHARDS = 64
 
+_ROTATION = re.compile(r"rotation/[1-9][0-9]{0,5}")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 
 log = logging.getLogger("counterseal.audit.tiles")
@@ -47,9 +52,12 @@ class Asset:
     caching: str
 
 
-def read_asset(folder: Path, path: str) -> Asset | None:
+def read_asset(folder: Path, path: str, depth: int = 0) -> Asset | None:
     """Return one file of a log; None when the path is none of the layout, or not covered by the checkpoint there."""
-    if path in (CHECKPOINT, VKEY):
+    below, _, rest = path.partition("/")
+    if below == PREDECESSOR and depth < MAX_SHARDS:
+        return read_asset(folder / PREDECESSOR, rest, depth + 1)
+    if path in (CHECKPOINT, VKEY) or _ROTATION.fullmatch(path):
         content = _read(folder / path)
         return None if content is None else Asset(content, TEXT, NEVER)
     try:
