@@ -53,6 +53,9 @@ from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
+from counterseal_audit.projection.follower import Follower
+from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.retention.assembly import Retention
@@ -150,6 +153,8 @@ class Replica:
     keys: DataKeys
     retention: Retention
     stopping: asyncio.Event
+    follower: Follower
+    searcher: Searcher
 
     async def log(self, tenant: str = "acme") -> Log:
         return (await self.ledger.open(tenant))[0]
@@ -195,6 +200,7 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
+    pseudonyms = PseudonymKeys(engine, sealer)
     ledger = Ledger(
         engine,
         pseudonyms,
@@ -235,13 +241,14 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         stopping=stopping,
     )
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, system_clock, new_id)
+    reader, projection = ReaderStore(engine), ProjectionStore(engine)
     return Replica(
         engine,
         signer,
         ledger,
         logs,
         checkpoints,
-        ReaderStore(engine),
+        reader,
         heads,
         publisher,
         anchors,
@@ -250,6 +257,8 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         keys,
         retention,
         stopping,
+        Follower(logs, projection, pseudonyms, ENVIRONMENT),
+        Searcher(projection, reader, pseudonyms),
     )
 
 
@@ -310,6 +319,7 @@ async def audit_server(
     publish: bool = True,
     signer: LocalLogSigner | None = None,
     witnesses: Witnesses | None = None,
+    follow: bool = True,
 ) -> AsyncIterator[AuditServer]:
     """The service as `main` builds it, but for Vault."""
     async with replica(database, signer) as parts:
@@ -327,7 +337,13 @@ async def audit_server(
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
         reader = ReaderServicer(
-            parts.logs, parts.reader, parts.checkpoints, parts.ledger, parts.retention.discloser, stopping
+            parts.logs,
+            parts.reader,
+            parts.checkpoints,
+            parts.ledger,
+            parts.retention.discloser,
+            parts.searcher,
+            stopping,
         )
         has_witnesses = parts.publisher.witnesses is not None
         cover = Cover(parts.demand, parts.checkpoints, parts.reader, has_witnesses=has_witnesses)
@@ -356,14 +372,14 @@ async def audit_server(
             METHODS,
         )
         await server.start()
-        task = asyncio.create_task(parts.publisher.run(stopping)) if publish else None
+        tasks = [asyncio.create_task(parts.publisher.run(stopping))] if publish else []
+        tasks += [asyncio.create_task(parts.follower.run(stopping))] if follow else []
         running = AuditServer(parts, authority, server, signing_key, stopping)
         try:
             yield running
         finally:
             await server.stop(stopping)
-            if task is not None:
-                await task
+            await asyncio.gather(*tasks)
 
 
 async def append(

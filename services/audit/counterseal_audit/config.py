@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from counterseal_audit.tiles.config import ExportConfig, HttpConfig
 from counterseal_audit.witnesses.config import WitnessConfig
 
 
@@ -19,6 +20,7 @@ class AuditConfig:
     auditor_roles: who may have sealed fields disclosed.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     witnesses: second parties that cosign the logs' heads.
+    export: where logs are kept as files. http: who may read those files over HTTP; needs `export.directory`.
     """
 
     origin_domain: str = ""
@@ -31,6 +33,8 @@ class AuditConfig:
     auditor_roles: tuple[str, ...] = ("auditor",)
     allow_unsafe_database: bool = False
     witnesses: WitnessConfig = field(default_factory=WitnessConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
 
     def __post_init__(self) -> None:
         """Refuse times that make no sense."""
@@ -42,3 +46,5 @@ class AuditConfig:
             raise ValueError("heartbeat_minutes: expected 1 to 1440")
         if not 0 <= self.rotation_overlap_hours <= 8760:
             raise ValueError("rotation_overlap_hours: expected 0 to 8760")
+        if self.http.listen and self.export.directory is None:
+            raise ValueError("http.listen: needs export.directory, which is what is served")

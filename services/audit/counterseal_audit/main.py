@@ -3,6 +3,8 @@
 import asyncio
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from counterseal import config as configuration
@@ -29,11 +31,16 @@ from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigne
 from counterseal_audit.logs.store import LogStore
 from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
+from counterseal_audit.projection.follower import Follower
+from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.retention import reapply
 from counterseal_audit.retention.assembly import assemble
 from counterseal_audit.second_person import SecondPerson
+from counterseal_audit.tiles.exporter import Exporter
+from counterseal_audit.tiles.http import TileServer
 from counterseal_audit.witnesses.cosigners import Cosigners, prover
 
 
@@ -57,6 +64,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         clock=rt.clock,
         new_id=rt.new_id,
     )
+    pseudonyms = PseudonymKeys(rt.engine, sealer)
     ledger = Ledger(
         rt.engine,
         pseudonyms,
@@ -102,10 +110,15 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     rt.spawn("outbox", retention.outbox.relay(rt.stopping))
     rt.spawn("erasures", retention.eraser.run(rt.stopping))
     rt.spawn("retention", retention.sweeper.run(rt.stopping))
-    reader = ReaderServicer(logs, ReaderStore(rt.engine), checkpoints, ledger, retention.discloser, rt.stopping)
+    if config.export.directory is not None:
+        publisher.on_published = [start_exporting(rt, config, config.export.directory, logs, checkpoints).on_published]
+    projection, entries = ProjectionStore(rt.engine), ReaderStore(rt.engine)
+    rt.spawn("follow-entries", Follower(logs, projection, pseudonyms, rt.environment).run(rt.stopping))
+    searcher = Searcher(projection, entries, pseudonyms)
+    reader = ReaderServicer(logs, entries, checkpoints, ledger, retention.discloser, searcher, rt.stopping)
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     store = AppendStore(rt.engine)
-    cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=cosigners is not None)
+    cover = Cover(demand, checkpoints, entries, has_witnesses=cosigners is not None)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
     admin = LedgerAdminServicer(
         operations,
@@ -143,6 +156,19 @@ async def publish(publisher: Publisher, cosigners: Cosigners | None, stopping: a
     finally:
         if cosigners is not None:
             await cosigners.close()
+
+
+def start_exporting(
+    rt: Runtime, config: AuditConfig, directory: Path, logs: LogStore, checkpoints: CheckpointStore
+) -> Exporter:
+    """Start keeping logs as files below `directory` and, where configured, serving them over HTTP."""
+    disk = ThreadPoolExecutor(1, "export")
+    exporter = Exporter(directory, logs, checkpoints, ReaderStore(rt.engine), rt.environment, disk)
+    rt.spawn("export-logs", exporter.run(rt.stopping))
+    if config.http.listen:
+        server = TileServer(config.http, directory, ThreadPoolExecutor(4, "tiles"))
+        rt.spawn("serve-logs", server.run(rt.stopping))
+    return exporter
 
 
 def check_own(table: Mapping[str, Any]) -> AuditConfig:

@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     """Add the command and its own subcommands."""
     parser = subparsers.add_parser("audit", help="verify, export and prove the ledger")
-    from counterseal.cli import audit_admin, audit_monitor, audit_retention, audit_verify, audit_witness
+    from counterseal.cli import (
+        audit_admin,
+        audit_export,
+        audit_monitor,
+        audit_read,
+        audit_retention,
+        audit_verify,
+        audit_witness,
+    )
 
     commands: Subparsers = parser.add_subparsers(
         dest="audit_command",
@@ -25,11 +33,8 @@ def register(subparsers: "Subparsers") -> None:
     audit_witness.register(commands)
     audit_admin.register(commands)
     audit_retention.register(commands)
-
-    one = commands.add_parser("export", help="write the tenant's log as files and verify it")
-    one.add_argument("directory", metavar="OUT_DIR", help="new, or an earlier export that this one must extend")
-    add_options(one)
-    one.set_defaults(run=_export)
+    audit_export.register(commands)
+    audit_read.register(commands)
 
     one = commands.add_parser("proof", help="write one entry with its offline proof (C2SP tlog-proof)")
     one.add_argument("entry", metavar="INDEX|EVENT_ID")
@@ -37,12 +42,6 @@ def register(subparsers: "Subparsers") -> None:
     one.add_argument("--vkey", metavar="FILE_OR_STRING", help="the key that you pinned, default: the log's own word")
     add_options(one)
     one.set_defaults(run=_prove)
-
-
-def _export(args: argparse.Namespace) -> int:
-    from counterseal.cli import audit_calls
-
-    return audit_calls.export(args)
 
 
 def _prove(args: argparse.Namespace) -> int:

@@ -26,20 +26,11 @@ def export(args: argparse.Namespace) -> int:
     The new copy is written beside the old and takes its place only after it was verified, so that a service which shows
     another history cannot overwrite the evidence against it.
     """
-    from counterseal.cli.session import as_person
-    from counterseal.client.export import write_export
-
     directory = Path(args.directory).resolve()
     fresh = directory.with_name(f"{directory.name}.new")
     kept = _read(directory / CHECKPOINT)
     shutil.rmtree(fresh, ignore_errors=True)
-
-    async def work(person: "Person") -> int:
-        # Everything that is in the log now: a checkpoint covers it within its interval.
-        await write_export(person.export((await person.checkpoint()).log_size), fresh)
-        return exits.OK
-
-    code = as_person(args, work)
+    code = fetch(args, fresh)
     if code != exits.OK:
         return code
     try:
@@ -56,6 +47,19 @@ def export(args: argparse.Namespace) -> int:
         show(report)
         say(f"written to   {directory if report.verdict is None else f'{fresh}; {directory} is as it was'}")
     return exit_code(report)
+
+
+def fetch(args: argparse.Namespace, directory: Path) -> int:
+    """Write everything that is in the tenant's log now; nothing of it is verified yet."""
+    from counterseal.cli.session import as_person
+    from counterseal.client.export import write_export
+
+    async def work(person: "Person") -> int:
+        # Everything that is in the log now: a checkpoint covers it within its interval.
+        await write_export(person.export((await person.checkpoint()).log_size), directory)
+        return exits.OK
+
+    return as_person(args, work)
 
 
 def _take_place(fresh: Path, directory: Path) -> None:

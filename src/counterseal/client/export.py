@@ -1,5 +1,6 @@
 """Writing an exported log to disk: only files of the layout, whole ones only, the checkpoint last."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from counterseal.api.audit.v1 import reader_pb2
 from counterseal.errors import LogForked
 from counterseal.ledger import tiles
 from counterseal.ledger.errors import VerificationError
+
+_ROTATION = re.compile(r"rotation/[1-9][0-9]{0,5}")
 
 
 async def write_export(parts: AsyncIterator[reader_pb2.ExportLogResponse], directory: Path) -> int:
@@ -35,12 +38,23 @@ async def write_export(parts: AsyncIterator[reader_pb2.ExportLogResponse], direc
 def _write(directory: Path, path: str, content: bytes) -> None:
     if path in ("", tiles.CHECKPOINT):
         return
-    if path != tiles.VKEY:
-        try:
-            tiles.parse_path(path)
-        except VerificationError:
-            raise LogForked("the service sent a file that no log has", path=path) from None
+    if not _is_of_layout(path):
+        raise LogForked("the service sent a file that no log has", path=path[:128])
     _replace(directory / path, content)
+
+
+def _is_of_layout(path: str) -> bool:
+    """Tell whether a log's export may hold this path: below `predecessor/`, the log before it may be told in full."""
+    own = path
+    while own.startswith("predecessor/"):
+        own = own.removeprefix("predecessor/")
+    if own == tiles.VKEY or _ROTATION.fullmatch(own) or (own == tiles.CHECKPOINT and own != path):
+        return True
+    try:
+        tiles.parse_path(own)
+    except VerificationError:
+        return False
+    return True
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -176,6 +176,30 @@ class Person(RetentionCalls):
             if not page:
                 return found
 
+    async def trace(self, **by: str) -> reader_pb2.GetTraceResponse:
+        """Return everything about one action with proofs; `by` is one field of GetTraceRequest."""
+        return await self._audit("GetTrace", reader_pb2.GetTraceRequest(**by))  # type: ignore[no-any-return]
+
+    async def search(self, request: reader_pb2.SearchEntriesRequest) -> reader_pb2.SearchEntriesResponse:
+        """Return one page of the entries that a query means."""
+        return await self._audit("SearchEntries", request)  # type: ignore[no-any-return]
+
+    async def tail(self, from_index: int) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
+        """Yield the tenant's entries from an index on, as they come."""
+        stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
+        request = reader_pb2.TailEntriesRequest(from_index=from_index)
+        token = await self._tokens.get()
+        async for part in self._connection.stream("audit", stub.TailEntries, request, token=token, seconds=None):
+            yield part
+
+    async def reindex(self) -> AsyncIterator[reader_pb2.ReindexLogResponse]:
+        """Have the search projection made again and yield how far it is."""
+        stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
+        token = await self._tokens.get()
+        request = reader_pb2.ReindexLogRequest()
+        async for part in self._connection.stream("audit", stub.ReindexLog, request, token=token, seconds=None):
+            yield part
+
     async def checkpoint(self) -> reader_pb2.GetCheckpointResponse:
         """Return the tenant's latest signed checkpoint."""
         return await self._audit("GetCheckpoint", reader_pb2.GetCheckpointRequest())  # type: ignore[no-any-return]

@@ -281,12 +281,12 @@ async def exported_verifies(parts: Replica, log: Log, directory: Path) -> bool:
     """Write the export's files as a client would, and run the verifier over them."""
     from counterseal.cli import main
     from counterseal.errors import InternalError
-    from counterseal_audit.reader.export import files
+    from counterseal_audit.reader.export import LogFiles
 
     checkpoint = await parts.checkpoints.latest(log.log_id)
     assert checkpoint is not None
     try:
-        async for path, content in files(parts.reader, log, checkpoint):
+        async for path, content in LogFiles(parts.logs, parts.checkpoints, parts.reader).of(log, checkpoint):
             (directory / path).parent.mkdir(parents=True, exist_ok=True)
             (directory / path).write_bytes(content)
     except InternalError:

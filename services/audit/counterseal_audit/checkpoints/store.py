@@ -99,6 +99,17 @@ class CheckpointStore:
             )
         return _stored(row)
 
+    async def sizes_after(self, log_id: int, start: int, end: int) -> list[int]:
+        """Return the sizes of the checkpoints above `start` up to `end`, ascending."""
+        async with reading(self._engine, log_id) as raw:
+            rows = await raw.fetch(
+                "SELECT size FROM ledger_checkpoint WHERE log_id = $1 AND size > $2 AND size <= $3 ORDER BY size",
+                log_id,
+                start,
+                end,
+            )
+        return [row["size"] for row in rows]
+
     async def publish(self, log_id: int, published: Published, rotations: Sequence[Rotation] = ()) -> bool:
         """Store a signed checkpoint with the rotations that it is the first to cover; False when it is there already.
 

@@ -1,28 +1,59 @@
-"""A log as files (C2SP tlog-tiles plus a one-line `vkey`), all for one checkpoint's size."""
+"""A log as files for one checkpoint: C2SP tlog-tiles, `vkey`, `rotation/<n>`, older shards below `predecessor/`."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from counterseal.errors import InternalError
 from counterseal.ledger import tiles
 from counterseal.ledger.tiles import CHECKPOINT, VKEY, WIDTH
-from counterseal_audit.checkpoints.store import StoredCheckpoint
-from counterseal_audit.logs.store import Log
+from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
+from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader.store import ReaderStore
 
+PREDECESSOR = "predecessor"
 
-async def files(store: ReaderStore, log: Log, checkpoint: StoredCheckpoint) -> AsyncIterator[tuple[str, bytes]]:
-    """Yield (path, bytes) of every file of the export, checkpoint first; memory holds one bundle at a time."""
-    size = checkpoint.size
-    yield CHECKPOINT, checkpoint.published.note
-    yield VKEY, (log.vkey + "\n").encode()
-    for tile in tiles.tiles_of(size):
-        if tile.level:
-            start = tile.index * WIDTH
-            found = await store.hashes(log.log_id, [(tile.level, start, tile.width)])
-            yield tile.path, b"".join(found[tile.level, start + n] for n in range(tile.width))
-    for bundle in tiles.bundles_of(size):
-        rows = await store.page(log.log_id, bundle.index * WIDTH, bundle.width)
-        if len(rows) != bundle.width:
-            raise InternalError("the log has fewer entries than its checkpoint covers")
-        yield tiles.Tile(0, bundle.index, bundle.width).path, b"".join(row.leaf_hash for row in rows)
-        yield bundle.path, tiles.bundle(row.entry for row in rows)
+
+@dataclass(frozen=True, slots=True)
+class LogFiles:
+    """Reads whole logs out of the database, one bundle at a time."""
+
+    logs: LogStore
+    checkpoints: CheckpointStore
+    store: ReaderStore
+
+    async def of(self, log: Log, checkpoint: StoredCheckpoint, below: str = "") -> AsyncIterator[tuple[str, bytes]]:
+        """Yield (path, bytes) of every file of the export, the log's checkpoint first, its predecessors last."""
+        yield below + CHECKPOINT, checkpoint.published.public
+        yield below + VKEY, (log.vkey + "\n").encode()
+        for n, note in enumerate(await self.checkpoints.rotation_notes(log.log_id), 1):
+            yield f"{below}rotation/{n}", note
+        async for path, content in self._tiles(log, checkpoint.size):
+            yield below + path, content
+        older = await predecessor_of(self.logs, log)
+        if older is not None:
+            last = await self.checkpoints.latest(older.log_id)
+            if last is None:
+                raise InternalError("the log before this one has no checkpoint")
+            async for path, content in self.of(older, last, f"{below}{PREDECESSOR}/"):
+                yield path, content
+
+    async def _tiles(self, log: Log, size: int) -> AsyncIterator[tuple[str, bytes]]:
+        for tile in tiles.tiles_of(size):
+            if tile.level:
+                start = tile.index * WIDTH
+                found = await self.store.hashes(log.log_id, [(tile.level, start, tile.width)])
+                yield tile.path, b"".join(found[tile.level, start + n] for n in range(tile.width))
+        for bundle in tiles.bundles_of(size):
+            rows = await self.store.page(log.log_id, bundle.index * WIDTH, bundle.width)
+            if len(rows) != bundle.width:
+                raise InternalError("the log has fewer entries than its checkpoint covers")
+            yield tiles.Tile(0, bundle.index, bundle.width).path, b"".join(row.leaf_hash for row in rows)
+            yield bundle.path, tiles.bundle(row.entry for row in rows)
+
+
+async def predecessor_of(logs: LogStore, log: Log) -> Log | None:
+    """Return the shard before this one."""
+    if log.shard == 0:
+        return None
+    shards = await logs.shards(log.tenant, log.environment)
+    return next((one for one in shards if one.shard == log.shard - 1), None)

@@ -1,7 +1,7 @@
 """LedgerReaderService: people read their own tenant's log, services name the one they mean."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.disclosing import Discloser
+from counterseal_audit.projection.engine import Field, Query
 from counterseal_audit.reader import engine
-from counterseal_audit.reader.export import files
+from counterseal_audit.reader.export import LogFiles
+from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
 
 READ_SCOPE = "audit.read"
@@ -29,6 +31,8 @@ TAIL_POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
 EXPORT_POLL_SECONDS = 0.1
 PIECE_BYTES = 1 << 20
+REINDEX_ROLE = "operator"
+REINDEX_POLL_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -40,6 +44,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     checkpoints: CheckpointStore
     ledger: Ledger
     discloser: Discloser
+    searcher: Searcher
     stopping: asyncio.Event
 
     async def GetEntry(  # noqa: N802
@@ -65,17 +70,75 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         start = _index(request.from_index, "from_index")
         if request.page_token:
             start = max(start, _page_token(request.page_token))
-        count = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-        if count < 0:
-            raise InputInvalid("page_size: expected 0 to 1000")
+        count = _page_size(request.page_size)
         size = await self.store.size(log.log_id)
-        rows = _within(await self.store.page(log.log_id, start, count, _needles(request)))
+        rows = _within(await self._list(log, request, start, count))
         more = bool(rows) and rows[-1].index + 1 < size
         return reader_pb2.ListEntriesResponse(
             entries=[_entry(row) for row in rows],
             next_page_token=f"i{rows[-1].index + 1}" if more else "",
             size=size,
         )
+
+    async def SearchEntries(  # noqa: N802
+        self,
+        request: reader_pb2.SearchEntriesRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.SearchEntriesResponse:
+        """Return a page of the entries that a query means."""
+        log = await self._log(request.tenant)
+        query = await self.searcher.query(log, request)
+        start = _page_token(request.page_token) if request.page_token else 0
+        count = _page_size(request.page_size)
+        found = await self.searcher.find(log, query, start, count)
+        rows = _within(found.entries)
+        more = len(rows) < len(found.entries) or len(rows) == count
+        return reader_pb2.SearchEntriesResponse(
+            entries=[_entry(row) for row in rows],
+            next_page_token=f"i{rows[-1].index + 1}" if more else "",
+            indexed_size=found.complete_size,
+            size=await self.store.size(log.log_id),
+        )
+
+    async def GetTrace(  # noqa: N802
+        self,
+        request: reader_pb2.GetTraceRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.GetTraceResponse:
+        """Return everything about one action, proven in the latest checkpoint as far as that covers it."""
+        log = await self._log(request.tenant)
+        found = await self.searcher.gather(log, request)
+        if not found.entries:
+            raise NotFound("the ledger holds nothing about this")
+        last = await self.checkpoints.latest(log.log_id)
+        paths = await self._paths(log, [row.index for row in found.entries], last.size if last else 0)
+        return reader_pb2.GetTraceResponse(
+            entries=[reader_pb2.TracedEntry(entry=_entry(row), path=paths.get(row.index)) for row in found.entries],
+            indexed_size=found.complete_size,
+            size=await self.store.size(log.log_id),
+            checkpoint=last.published.note if last else b"",
+            vkey=log.vkey,
+            truncated=found.truncated,
+        )
+
+    async def ReindexLog(  # noqa: N802
+        self,
+        request: reader_pb2.ReindexLogRequest,
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[reader_pb2.ReindexLogResponse]:
+        """Empty the projection and report until everything that was in the log then is in it again."""
+        log = await self._log(request.tenant)
+        if REINDEX_ROLE not in current_caller().roles:
+            raise RoleRequired(f"making the projection again needs the role {REINDEX_ROLE}")
+        size = await self.store.size(log.log_id)
+        await self.searcher.reindex(log)
+        indexed = 0
+        while not self.stopping.is_set():
+            indexed = await self.searcher.projection.indexed_size(log.log_id)
+            yield reader_pb2.ReindexLogResponse(indexed_size=indexed, size=size)
+            if indexed >= size:
+                return
+            await asyncio.sleep(REINDEX_POLL_SECONDS)
 
     async def TailEntries(  # noqa: N802
         self,
@@ -177,7 +240,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         if last is None:
             raise NotFound("no checkpoint was signed yet")
         first = True
-        async for path, content in files(self.store, log, last):
+        async for path, content in LogFiles(self.logs, self.checkpoints, self.store).of(log, last):
             for start in range(0, len(content), PIECE_BYTES):
                 piece = reader_pb2.ExportLogResponse(path=path, content=content[start : start + PIECE_BYTES])
                 if first:
@@ -226,6 +289,28 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         hashes = await self.store.hashes(log.log_id, engine.ranges_for(spans))
         path = tuple(engine.roots_of(spans, hashes))
         return TlogProof(index, path, last.published.note).serialize()
+
+    async def _list(
+        self, log: Log, request: reader_pb2.ListEntriesRequest, start: int, count: int
+    ) -> list[StoredEntry]:
+        """Return a page: what the projection knows of it, then what is behind the projection, entry by entry."""
+        filters = _filters(request)
+        if not filters:
+            return await self.store.page(log.log_id, start, count)
+        query = Query({field: [value] for field, (_, value) in filters.items()})
+        indexes, indexed = await self.searcher.projection.find(log.log_id, query, start, count)
+        rows = await self.store.at(log.log_id, indexes)
+        if len(rows) < count:
+            needles = [f'"{name}":"{value}"'.encode() for name, value in filters.values()]
+            rows += await self.store.page(log.log_id, max(start, indexed), count - len(rows), needles)
+        return rows
+
+    async def _paths(self, log: Log, indexes: Sequence[int], size: int) -> dict[int, list[bytes]]:
+        """Return the audit path of each entry that the tree of a size covers; hashes are read once for all."""
+        spans = {index: inclusion_spans(index, size) for index in indexes if index < size}
+        ranges = {one for many in spans.values() for one in engine.ranges_for(many)}
+        hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
+        return {index: engine.roots_of(many, hashes) for index, many in spans.items()}
 
     async def _log(self, tenant: str) -> Log:
         log = await self._find(tenant)
@@ -296,15 +381,21 @@ def _page_token(text: str) -> int:
     return int(text[1:])
 
 
-def _needles(request: reader_pb2.ListEntriesRequest) -> list[bytes]:
-    """Return what the wanted entries' bytes hold. Exact: entries are canonical and no value holds a quote."""
-    needles = []
+def _page_size(value: int) -> int:
+    if value < 0:
+        raise InputInvalid("page_size: expected 0 to 1000")
+    return min(value or DEFAULT_PAGE, MAX_PAGE)
+
+
+def _filters(request: reader_pb2.ListEntriesRequest) -> dict[Field, tuple[str, str]]:
+    """Return field -> (name, value). The values' patterns let them be looked for in the canonical bytes, exactly."""
+    filters = {}
     if request.plan_digest:
         if not DIGEST.fullmatch(request.plan_digest):
             raise InputInvalid("plan_digest: not a digest")
-        needles.append(f'"plan_digest":"{request.plan_digest}"'.encode())
+        filters[Field.PLAN_DIGEST] = ("plan_digest", request.plan_digest)
     if request.request_id:
         if not WORD.fullmatch(request.request_id):
             raise InputInvalid("request_id: not an identifier")
-        needles.append(f'"request_id":"{request.request_id}"'.encode())
-    return needles
+        filters[Field.REQUEST_ID] = ("request_id", request.request_id)
+    return filters

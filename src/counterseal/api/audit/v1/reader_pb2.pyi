@@ -584,3 +584,283 @@ class DiscloseEntryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DiscloseEntryResponse: _TypeAlias = DiscloseEntryResponse  # noqa: Y015
+
+@_typing.final
+class SearchEntriesRequest(_message.Message):
+    """Asks for entries by their clear fields; every filter that is set must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    REASON_CODE_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    SINCE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant of the log; must equal the token's where there is one."""
+    agent: _builtins.str
+    """Only entries of this agent."""
+    subject: _builtins.str
+    """Only entries of this person, as their token names them (`user:ana`) or as a pseudonym."""
+    request_id: _builtins.str
+    """Only entries of this request."""
+    plan_digest: _builtins.str
+    """Only entries of this plan."""
+    step: _builtins.str
+    """Only entries of this step."""
+    tool: _builtins.str
+    """Only entries about this tool: its name, or `name@version`."""
+    reason_code: _builtins.str
+    """Only entries with this reason code."""
+    external_id: _builtins.str
+    """Only entries with this id in the target's system; it is looked up as a blind token under the tenant's key."""
+    page_size: _builtins.int
+    """At most this many; 0: 100, capped at 1,000."""
+    page_token: _builtins.str
+    """Token of an earlier answer with the same arguments."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only entries of one of these types, such as `step.intent`; empty: all."""
+
+    @_builtins.property
+    def since_time(self) -> _timestamp_pb2.Timestamp:
+        """Only entries whose event happened at this time or later."""
+
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """Only entries whose event happened before this time."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        agent: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        plan_digest: _builtins.str = ...,
+        step: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        reason_code: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+        since_time: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since_time", b"since_time", "until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "external_id", b"external_id", "page_size", b"page_size", "page_token", b"page_token", "plan_digest", b"plan_digest", "reason_code", b"reason_code", "request_id", b"request_id", "since_time", b"since_time", "step", b"step", "subject", b"subject", "tenant", b"tenant", "tool", b"tool", "types", b"types", "until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchEntriesRequest: _TypeAlias = SearchEntriesRequest  # noqa: Y015
+
+@_typing.final
+class SearchEntriesResponse(_message.Message):
+    """A page of entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INDEXED_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Output only. Token of the next page; empty: no more."""
+    indexed_size: _builtins.int
+    """Output only. Entries, from the first on, for which the answer is complete."""
+    size: _builtins.int
+    """Output only. Entries in the log."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
+        """Output only. The entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+        indexed_size: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "indexed_size", b"indexed_size", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchEntriesResponse: _TypeAlias = SearchEntriesResponse  # noqa: Y015
+
+@_typing.final
+class GetTraceRequest(_message.Message):
+    """Asks for everything about one action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant of the log; must equal the token's where there is one."""
+    request_id: _builtins.str
+    """Id of the agent's request: all of its plans."""
+    plan_digest: _builtins.str
+    """Digest of a plan: this plan and the request around it."""
+    event_id: _builtins.str
+    """Id of any event of the plan or request."""
+    external_id: _builtins.str
+    """Id in the target's system that an outcome names."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        plan_digest: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "external_id", b"external_id", "plan_digest", b"plan_digest", "request_id", b"request_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "external_id", b"external_id", "plan_digest", b"plan_digest", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["request_id", "plan_digest", "event_id", "external_id"]  # noqa: Y015
+    _WhichOneofArgType_by: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_by) -> _WhichOneofReturnType_by | None: ...
+
+Global___GetTraceRequest: _TypeAlias = GetTraceRequest  # noqa: Y015
+
+@_typing.final
+class TracedEntry(_message.Message):
+    """An entry of a trace with its proof."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> Global___LedgerEntry:
+        """Output only. The entry."""
+
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Output only. Audit path in the tree of the answer's checkpoint, 32 bytes each; empty when the checkpoint does not
+        cover the entry yet (or the tree has one leaf).
+        """
+
+    def __init__(
+        self,
+        *,
+        entry: Global___LedgerEntry | None = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TracedEntry: _TypeAlias = TracedEntry  # noqa: Y015
+
+@_typing.final
+class GetTraceResponse(_message.Message):
+    """Everything about one action, in order of the index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    INDEXED_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    VKEY_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    indexed_size: _builtins.int
+    """Output only. Entries, from the first on, for which the answer is complete."""
+    size: _builtins.int
+    """Output only. Entries in the log."""
+    checkpoint: _builtins.bytes
+    """Output only. The latest checkpoint, a C2SP signed note; empty when none was signed yet."""
+    vkey: _builtins.str
+    """Output only. The log's verifier key, as in its genesis entry."""
+    truncated: _builtins.bool
+    """Output only. Whether there are more entries than an answer holds (2,000); the newest are left out."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedEntry]:
+        """Output only. The entries."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___TracedEntry] | None = ...,
+        indexed_size: _builtins.int = ...,
+        size: _builtins.int = ...,
+        checkpoint: _builtins.bytes = ...,
+        vkey: _builtins.str = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "size", b"size", "truncated", b"truncated", "vkey", b"vkey"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015
+
+@_typing.final
+class ReindexLogRequest(_message.Message):
+    """Asks for a new projection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant of the log; must equal the token's where there is one."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexLogRequest: _TypeAlias = ReindexLogRequest  # noqa: Y015
+
+@_typing.final
+class ReindexLogResponse(_message.Message):
+    """How far the projection is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEXED_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    indexed_size: _builtins.int
+    """Output only. Entries, from the first on, that are in the projection."""
+    size: _builtins.int
+    """Output only. Entries that were in the log when it was emptied; the stream ends when they are all in."""
+    def __init__(
+        self,
+        *,
+        indexed_size: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed_size", b"indexed_size", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexLogResponse: _TypeAlias = ReindexLogResponse  # noqa: Y015

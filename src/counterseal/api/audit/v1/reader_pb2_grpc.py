@@ -75,6 +75,21 @@ class LedgerReaderServiceStub(object):
                 request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.SerializeToString,
                 response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryResponse.FromString,
                 _registered_method=True)
+        self.SearchEntries = channel.unary_unary(
+                '/counterseal.api.audit.v1.LedgerReaderService/SearchEntries',
+                request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesRequest.SerializeToString,
+                response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesResponse.FromString,
+                _registered_method=True)
+        self.GetTrace = channel.unary_unary(
+                '/counterseal.api.audit.v1.LedgerReaderService/GetTrace',
+                request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.GetTraceRequest.SerializeToString,
+                response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.GetTraceResponse.FromString,
+                _registered_method=True)
+        self.ReindexLog = channel.unary_stream(
+                '/counterseal.api.audit.v1.LedgerReaderService/ReindexLog',
+                request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ReindexLogRequest.SerializeToString,
+                response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ReindexLogResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerReaderServiceServicer(object):
@@ -139,6 +154,29 @@ class LedgerReaderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchEntries(self, request, context):
+        """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
+        entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTrace(self, request, context):
+        """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReindexLog(self, request, context):
+        """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+        Reasons: ROLE_REQUIRED, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerReaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +219,21 @@ def add_LedgerReaderServiceServicer_to_server(servicer, server):
                     servicer.DiscloseEntry,
                     request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.FromString,
                     response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryResponse.SerializeToString,
+            ),
+            'SearchEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchEntries,
+                    request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesRequest.FromString,
+                    response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesResponse.SerializeToString,
+            ),
+            'GetTrace': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTrace,
+                    request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.GetTraceRequest.FromString,
+                    response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.GetTraceResponse.SerializeToString,
+            ),
+            'ReindexLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReindexLog,
+                    request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ReindexLogRequest.FromString,
+                    response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ReindexLogResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +453,87 @@ class LedgerReaderService(object):
             '/counterseal.api.audit.v1.LedgerReaderService/DiscloseEntry',
             counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.SerializeToString,
             counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterseal.api.audit.v1.LedgerReaderService/SearchEntries',
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesRequest.SerializeToString,
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTrace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterseal.api.audit.v1.LedgerReaderService/GetTrace',
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.GetTraceRequest.SerializeToString,
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.GetTraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/counterseal.api.audit.v1.LedgerReaderService/ReindexLog',
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ReindexLogRequest.SerializeToString,
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ReindexLogResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,16 @@ class LedgerReaderServiceStub:
     Side effect: `access.disclosed`, durable before the answer.
     Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
     """
+    SearchEntries: _grpc.UnaryUnaryMultiCallable[_reader_pb2.SearchEntriesRequest, _reader_pb2.SearchEntriesResponse]
+    """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
+    entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+    """
+    GetTrace: _grpc.UnaryUnaryMultiCallable[_reader_pb2.GetTraceRequest, _reader_pb2.GetTraceResponse]
+    """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND."""
+    ReindexLog: _grpc.UnaryStreamMultiCallable[_reader_pb2.ReindexLogRequest, _reader_pb2.ReindexLogResponse]
+    """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+    Reasons: ROLE_REQUIRED, NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
@@ -76,6 +86,16 @@ class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
     """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
     Side effect: `access.disclosed`, durable before the answer.
     Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+    """
+    SearchEntries: _aio.UnaryUnaryMultiCallable[_reader_pb2.SearchEntriesRequest, _reader_pb2.SearchEntriesResponse]  # type: ignore[assignment]
+    """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
+    entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+    """
+    GetTrace: _aio.UnaryUnaryMultiCallable[_reader_pb2.GetTraceRequest, _reader_pb2.GetTraceResponse]  # type: ignore[assignment]
+    """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND."""
+    ReindexLog: _aio.UnaryStreamMultiCallable[_reader_pb2.ReindexLogRequest, _reader_pb2.ReindexLogResponse]  # type: ignore[assignment]
+    """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+    Reasons: ROLE_REQUIRED, NOT_FOUND.
     """
 
 class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -146,6 +166,34 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
         Side effect: `access.disclosed`, durable before the answer.
         Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+        """
+
+    @_abc_1.abstractmethod
+    def SearchEntries(
+        self,
+        request: _reader_pb2.SearchEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reader_pb2.SearchEntriesResponse, _abc.Awaitable[_reader_pb2.SearchEntriesResponse]]:
+        """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
+        entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTrace(
+        self,
+        request: _reader_pb2.GetTraceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reader_pb2.GetTraceResponse, _abc.Awaitable[_reader_pb2.GetTraceResponse]]:
+        """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReindexLog(
+        self,
+        request: _reader_pb2.ReindexLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_reader_pb2.ReindexLogResponse], _abc.AsyncIterator[_reader_pb2.ReindexLogResponse]]:
+        """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+        Reasons: ROLE_REQUIRED, NOT_FOUND.
         """
 
 def add_LedgerReaderServiceServicer_to_server(servicer: LedgerReaderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
