@@ -23,9 +23,10 @@ from counterseal.api.audit.v1 import (
     reader_pb2_grpc,
     retention_pb2_grpc,
 )
+from counterseal.cli import main as cli
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
-from counterseal.errors import InputInvalid, ServiceError
+from counterseal.errors import InputInvalid, InternalError, ServiceError
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
@@ -55,6 +56,7 @@ from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
@@ -399,6 +401,23 @@ async def append_one(parts: Replica, request: ledger_pb2.NewEntry, producer: str
     if isinstance(answer, ServiceError):
         raise answer
     return answer
+
+
+async def exported_verifies(engine: AsyncEngine, log: Log, directory: Path) -> bool:
+    """Write the files of a log's export as a client would, and run the verifier's command over them."""
+    checkpoint = await CheckpointStore(engine).latest(log.log_id)
+    assert checkpoint is not None
+    try:
+        async for path, content in LogFiles(LogStore(engine), CheckpointStore(engine), ReaderStore(engine)).of(
+            log, checkpoint
+        ):
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_bytes(content)
+    except InternalError:
+        return False
+    code = await asyncio.to_thread(cli, ["audit", "verify", str(directory), "--vkey", log.vkey])
+    assert code in (0, 3, 4)
+    return code == 0
 
 
 async def stored(database: ServiceDatabase) -> list[bytes]:
