@@ -36,6 +36,7 @@ from counterseal.rpc.method_table import METHODS
 from counterseal.rpc.server import Server, ServerConfig
 from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
+from counterseal.vault import Vault
 from counterseal_audit.admin.operations import Operations
 from counterseal_audit.admin.service import LedgerAdminServicer
 from counterseal_audit.append.cover import Cover
@@ -48,9 +49,9 @@ from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.seams import Witnesses
 from counterseal_audit.checkpoints.store import CheckpointStore
-from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
+from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page, VaultAnchors
 from counterseal_audit.logs.births import Births
-from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
+from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, Sealer, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
@@ -183,13 +184,25 @@ async def replica(
     engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, **more)
     try:
         shared = LocalAnchors.of_database.setdefault(database.name, LocalAnchors())
-        yield _parts(engine, signer or LocalLogSigner(), anchors or shared)
+        yield _parts(engine, signer or LocalLogSigner(), anchors or shared, LocalSealer())
     finally:
         await engine.dispose()
 
 
-def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -> Replica:
-    logs, checkpoints, heads, sealer = LogStore(engine), CheckpointStore(engine), SignedHeads(), LocalSealer()
+@asynccontextmanager
+async def replica_on_vault(database: ServiceDatabase, vault: Vault) -> AsyncIterator[Replica]:
+    """A replica with keys and anchors in a real Vault, as the audit service's own login reaches them."""
+    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0)
+    signer: Any = VaultLogSigner(vault, ENVIRONMENT)
+    anchors: Any = VaultAnchors(vault, ENVIRONMENT)
+    try:
+        yield _parts(engine, signer, anchors, VaultSealer(vault, ENVIRONMENT))
+    finally:
+        await engine.dispose()
+
+
+def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, sealer: Sealer) -> Replica:
+    logs, checkpoints, heads = LogStore(engine), CheckpointStore(engine), SignedHeads()
     mac_key, demand = HeadMacKey(engine, sealer), Demand()
     keys, pseudonyms = DataKeys(engine, sealer, new_id), PseudonymKeys(engine, sealer)
     births = Births(
@@ -202,7 +215,6 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
-    pseudonyms = PseudonymKeys(engine, sealer)
     ledger = Ledger(
         engine,
         pseudonyms,
