@@ -44,8 +44,9 @@ async def hits(suite: Suite, folder: Path) -> dict[str, set[str]]:
 
 @requirement("erasure:complete", "erasure:two-people", "erasure:producers-follow", "disclosure:recorded-first")
 async def test_a_person_is_erased_everywhere_and_every_proof_still_holds(suite: Suite, tmp_path: Path) -> None:
+    await suite.sql("bank", "INSERT INTO accounts VALUES ('q-1', $1, 1000)", f"user:{WHO}")
     async with suite.agent(WHO) as request:
-        draft = bank.draft(bank.refund("a-33", 5), objective=f"Refund to Quixotia, who says {SECRET}")
+        draft = bank.draft(bank.refund("q-1", 5), objective=f"Refund to Quixotia, who says {SECRET}")
         proposal = await request.propose(draft)
         await request.commit(proposal.plan_id, proposal.plan_digest)
         ended = await request.wait(proposal.plan_id)
