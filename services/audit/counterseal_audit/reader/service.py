@@ -261,11 +261,11 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         if not filters:
             return await self.store.page(log.log_id, start, count)
         query = Query({field: [value] for field, (_, value) in filters.items()})
-        indexes, indexed = await self.searcher.projection.find(log.log_id, query, start, count)
-        rows = await self.store.at(log.log_id, indexes)
-        if len(rows) < count:
+        hits = await self.searcher.projection.find(log.log_id, query, start, count)
+        rows = [StoredEntry(hit.index, hit.entry, hit.leaf_hash) for hit in hits.entries]
+        if len(rows) < count and hits.indexed_size < hits.size:
             needles = [f'"{name}":"{value}"'.encode() for name, value in filters.values()]
-            rows += await self.store.page(log.log_id, max(start, indexed), count - len(rows), needles)
+            rows += await self.store.page(log.log_id, max(start, hits.indexed_size), count - len(rows), needles)
         return rows
 
     async def _paths(self, log: Log, indexes: Sequence[int], size: int) -> dict[int, list[bytes]]:
@@ -273,7 +273,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         spans = {index: inclusion_spans(index, size) for index in indexes if index < size}
         ranges = {one for many in spans.values() for one in engine.ranges_for(many)}
         hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
-        return {index: engine.roots_of(many, hashes) for index, many in spans.items()}
+        known: dict[tuple[int, int], bytes] = {}
+        return {index: engine.roots_of(many, hashes, known) for index, many in spans.items()}
 
     async def _log(self, tenant: str) -> Log:
         log = await self._find(tenant)
