@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo dev test chaos check tau lint protos protos-baseline stubs bench guarantees interop clean
+.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench guarantees interop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,11 @@ tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=f
 	  $(if $(TASKS),--tasks '$(TASKS)') $(if $(OUT),--out '$(OUT)')
 
 chaos: $(STAMP) ## seeded SIGKILLs of every service under load, judged by a checker: LOAD_SECONDS= SEED= EACH=
-	cd tests && ../$(BIN)/python -m chaos.run --out ../build/chaos $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
+	PYTHONPATH=.:tests $(BIN)/python -m chaos.run $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
+
+chaos-tau: $(STAMP) ## the same under the retail workload: DATA=dir TASKS=file[,file] SEED= EACH=
+	PYTHONPATH=.:tests $(BIN)/python -m chaos.tau $(if $(DATA),--data '$(DATA)') $(if $(TASKS),--tasks '$(TASKS)') \
 	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
 
 check: lint test ## everything static, then make test
@@ -64,10 +68,12 @@ protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatib
 .venv-interop/.stamp: Makefile
 	$(PYTHON) -m venv .venv-interop
 	.venv-interop/bin/pip install --quiet --disable-pip-version-check tlog-scales==0.0.3 sigstore==4.5.1
+	if command -v npm >/dev/null; then npm install --prefix .venv-interop/node --ignore-scripts --no-audit --no-fund \
+	  --loglevel=error @sigstore/verify@4.1.3; else echo "npm is not installed: @sigstore/verify is left out"; fi
 	@touch $@
 
 interop: $(STAMP) .venv-interop/.stamp ## exports read by verifiers of other people, in an environment of their own
-	$(BIN)/pytest tests/interop/test_foreign_verifiers.py
+	$(BIN)/pytest -rs tests/interop/test_foreign_verifiers.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-protos .venv-interop build

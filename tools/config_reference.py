@@ -13,6 +13,7 @@ from counterseal.rpc.runtime import CommonConfig, VaultConfig
 from counterseal.rpc.server import ServerConfig
 from counterseal.telemetry import TelemetryConfig, TracesConfig
 from counterseal_audit.config import AuditConfig
+from counterseal_audit.witnesses.config import WitnessConfig
 from counterseal_credentials.config import CredentialsConfig
 from counterseal_executor.config import ExecutorConfig
 from counterseal_policy.config import PolicyConfig
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type] = {
     "policy": PolicyConfig,
     "credentials": CredentialsConfig,
     "audit": AuditConfig,
+    "audit.witnesses": WitnessConfig,
     "executor": ExecutorConfig,
 }
 HEAD = """# Configuration

@@ -23,6 +23,7 @@ done
 # What the runtime role becomes (SET LOCAL ROLE) for one transaction: no login, and nothing of it is inherited.
 sql <<'SQL'
 CREATE ROLE counterseal_audit_follower NOLOGIN;
+CREATE ROLE counterseal_audit_retention NOLOGIN;
 ALTER ROLE counterseal_audit NOINHERIT;
-GRANT counterseal_audit_follower TO counterseal_audit;
+GRANT counterseal_audit_follower, counterseal_audit_retention TO counterseal_audit;
 SQL

@@ -13,8 +13,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,14 +27,38 @@ from examples.retail.report import Ledger, TaskResult
 from examples.retail.waves import attribute, waves
 from examples.retail.workload import Shop, Task, WorkloadError, read_shop, read_tasks, tool_names
 
-from counterseal.client import Client
+from counterseal.client import AgentRequest, Client, IdentityToken
 from counterseal.documents.tool import ToolDescriptor
+from counterseal.embedded.deployment import Deployment
 from counterseal.embedded.layout import Running
 from counterseal.errors import ServiceError
 
 SHARED = "COUNTERSEAL_SHARED"
 """Names the folder that holds `data/tau-retail`; without it, the folder `shared` beside the repository is looked at."""
 MARKER = ".counterseal-tau"
+WIDTH = 4
+"""Tasks at a time, each on customers of its own."""
+
+Begin = Callable[[Client, IdentityToken], AgentRequest]
+"""How a task's request is begun; the chaos run begins one that notes what the client is told."""
+
+
+def begin(agent: Client, token: IdentityToken) -> AgentRequest:
+    """Begin a request of the customer whose token it is."""
+    return agent.request(token, tenant=TENANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the tasks play on: the stack and the loaded shop."""
+
+    deployment: Deployment
+    database: ShopDatabase
+
+    @property
+    def running(self) -> Running:
+        """The stack's addresses and files."""
+        return self.deployment.running
 
 
 @dataclass
@@ -45,7 +70,6 @@ class Run:
     directory: Path
     export: Path
     width: int
-    keep: bool = False
     results: list[TaskResult] = field(default_factory=list)
     ledger: Ledger | None = None
     error: str | None = None
@@ -53,6 +77,13 @@ class Run:
 
     async def go(self) -> None:
         """Run everything; raises what goes wrong, after stopping the stack."""
+        async with self.stage() as stage:
+            await self.play(stage)
+            await self.write_ledger(stage.running)
+
+    @asynccontextmanager
+    async def stage(self) -> AsyncIterator[Stage]:
+        """Start a stack with the shop's policy, tools and data; stop it afterwards."""
         say(f"starting a stack in {self.directory}")
         deployment = stack.deployment(self.directory, {task.user_id for task in self.tasks}, say)
         running = await deployment.start()
@@ -62,12 +93,31 @@ class Run:
             try:
                 await database.load(self.shop)
                 say(f"the stack is ready after {self.seconds():.0f} s")
-                await self._tasks(running, database)
+                yield Stage(deployment, database)
             finally:
                 await database.close()
-            await self._export(running)
         finally:
             await deployment.stop()
+
+    async def play(self, stage: Stage, begin: Begin = begin) -> None:
+        """Run every task once, each on untouched data."""
+        tools = {tool.name.removeprefix("retail."): tool for tool in descriptors()}
+        async with Client.open(stage.running.profile(f"agent-{stack.AGENT}")) as agent:
+            for wave in waves(self.tasks, self.shop, self.width):
+                calls = await asyncio.gather(*(_task(agent, begin, tools, task) for task in wave))
+                shares = attribute(await stage.database.changed_rows(), wave, self.shop)
+                await stage.database.reset()
+                for task, share, made in zip(wave, shares, calls, strict=True):
+                    self._done(TaskResult(task, share, made))
+
+    async def write_ledger(self, running: Running) -> None:
+        """Export the tenant's log, verify it and look for what the tasks' calls were told."""
+        indexes = [index for r in self.results for c in r.calls for index in (c.intent_index, c.outcome_index)]
+        client, auditor = stack.person(running, "ida")
+        async with client:
+            await exported.export(auditor, self.export, 1 + max((i for i in indexes if i is not None), default=0))
+        self.ledger = exported.inspect(self.export, [call for result in self.results for call in result.calls])
+        say(f"ledger: {self.ledger.size} entries, {self.ledger.verdict}, in {self.export}")
 
     def seconds(self) -> float:
         """Seconds since the run began."""
@@ -82,23 +132,6 @@ class Run:
         """Whether everything is as the reference has it."""
         return self.error is None and report.passed(self.results, len(self.tasks), self.ledger)
 
-    async def _tasks(self, running: Running, database: ShopDatabase) -> None:
-        tools = {tool.name.removeprefix("retail."): tool for tool in descriptors()}
-        async with Client.open(running.profile(f"agent-{stack.AGENT}")) as agent:
-            for wave in waves(self.tasks, self.shop, self.width):
-                calls = await asyncio.gather(*(self._task(agent, tools, task) for task in wave))
-                shares = attribute(await database.changed_rows(), wave, self.shop)
-                await database.reset()
-                for task, share, made in zip(wave, shares, calls, strict=True):
-                    self._done(TaskResult(task, share, made))
-
-    async def _task(self, agent: Client, tools: dict[str, ToolDescriptor], task: Task) -> list[CallResult]:
-        # Logging in blocks for some milliseconds, so it has a thread of its own.
-        with ThreadPoolExecutor(1) as pool:
-            login = asyncio.get_running_loop().run_in_executor(pool, stack.login, agent.profile, task.user_id)
-            token = await login
-        return await run_task(agent.request(token, tenant=TENANT), tools, task)
-
     def _done(self, result: TaskResult) -> None:
         self.results.append(result)
         verdict = "ok" if result.equal else "DIFFERS"
@@ -109,13 +142,13 @@ class Run:
         if not result.state_equal:
             say("    the changed rows are not the expected ones")
 
-    async def _export(self, running: Running) -> None:
-        indexes = [index for r in self.results for c in r.calls for index in (c.intent_index, c.outcome_index)]
-        client, auditor = stack.person(running, "ida")
-        async with client:
-            await exported.export(auditor, self.export, 1 + max((i for i in indexes if i is not None), default=0))
-        self.ledger = exported.inspect(self.export, [call for result in self.results for call in result.calls])
-        say(f"ledger: {self.ledger.size} entries, {self.ledger.verdict}, in {self.export}")
+
+async def _task(agent: Client, begin: Begin, tools: dict[str, ToolDescriptor], task: Task) -> list[CallResult]:
+    # Logging in blocks for some milliseconds, so it has a thread of its own.
+    with ThreadPoolExecutor(1) as pool:
+        login = asyncio.get_running_loop().run_in_executor(pool, stack.login, agent.profile, task.user_id)
+        token = await login
+    return await run_task(begin(agent, token), tools, task)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     out: Path = args.out.resolve()
     try:
-        run = _prepared(args, out)
+        run = prepared(args.data, args.tasks, out, args.stack, args.width)
     except WorkloadError as error:
         say(str(error))
         report.write(out, report.document([], 0, None, 0.0, str(error)))
@@ -153,18 +186,18 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _prepared(args: argparse.Namespace, out: Path) -> Run:
-    shop = read_shop(args.data)
-    missing = {f"retail.{name}" for name in tool_names(args.data)} - {tool.name for tool in descriptors()}
+def prepared(data: Path, names: str, out: Path, directory: Path, width: int = WIDTH) -> Run:
+    """Read the data and the task files (comma separated; none: all) and make room. Raises WorkloadError."""
+    shop = read_shop(data)
+    missing = {f"retail.{name}" for name in tool_names(data)} - {tool.name for tool in descriptors()}
     if missing:
-        raise WorkloadError(f"{args.data / 'tools.json'} names tools that are not here: {', '.join(sorted(missing))}")
-    names = args.tasks.split(",") if args.tasks else sorted(path.name for path in args.data.glob("tasks-*.json"))
-    tasks = [task for name in names if name for task in read_tasks(_task_file(args.data, name))]
+        raise WorkloadError(f"{data / 'tools.json'} names tools that are not here: {', '.join(sorted(missing))}")
+    files = names.split(",") if names else sorted(path.name for path in data.glob("tasks-*.json"))
+    tasks = [task for name in files if name for task in read_tasks(_task_file(data, name))]
     if not tasks:
         raise WorkloadError("there are no tasks")
-    directory = args.stack.resolve()
-    _fresh(directory)
-    return Run(shop, tasks, directory, out.with_suffix(".ledger"), args.width)
+    _fresh(directory.resolve())
+    return Run(shop, tasks, directory.resolve(), out.with_suffix(".ledger"), width)
 
 
 def _task_file(data: Path, name: str) -> Path:
@@ -191,18 +224,19 @@ async def _until_signal(run: Run) -> None:
         raise KeyboardInterrupt from None
 
 
-def _default_data() -> Path:
+def default_data() -> Path:
+    """Return where the workload's data is looked for when nobody names a folder."""
     repository = Path(__file__).resolve().parents[2]
     return Path(os.environ.get(SHARED, repository.parent / "shared")) / "data" / "tau-retail"
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make tau", description="Run the retail workload through the services.")
-    parser.add_argument("--data", type=Path, default=_default_data(), help="folder of users, orders, products, tools")
+    parser.add_argument("--data", type=Path, default=default_data(), help="folder of users, orders, products, tools")
     parser.add_argument("--tasks", default="", help="task files, comma separated; default: all of the data folder")
     parser.add_argument("--out", type=Path, default=Path("build/tau.json"), help="the report")
     parser.add_argument("--stack", type=Path, default=Path("build/tau"), help="folder of the stack, made afresh")
-    parser.add_argument("--width", type=int, default=4, help="tasks at a time, each on customers of its own")
+    parser.add_argument("--width", type=int, default=WIDTH, help="tasks at a time, each on customers of its own")
     parser.add_argument("--skip-if-absent", action="store_true", help="exit 0 where the data is not there")
     return parser.parse_args(argv)
 

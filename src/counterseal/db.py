@@ -29,6 +29,7 @@ class DatabaseConfig:
     owner, owner_password_file: the role that runs migrations; needed by `migrate` only.
     host: a name, address, or the directory of a Unix socket. ca_file: turns TLS on, with full verification.
     statement_timeout_ms, lock_timeout_ms: limits of every statement of the runtime role.
+    backup_days: how long backups of this database are kept; what is erased dies with the last of them.
     """
 
     host: str
@@ -41,6 +42,12 @@ class DatabaseConfig:
     pool_size: int = 10
     statement_timeout_ms: int = 30_000
     lock_timeout_ms: int = 10_000
+    backup_days: int = 35
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of days."""
+        if not 0 <= self.backup_days <= 36_500:
+            raise ValueError("backup_days: expected 0 to 36500")
 
 
 def create_engine(config: DatabaseConfig, user: str, password: Password, *, application_name: str) -> AsyncEngine:

@@ -22,7 +22,7 @@ def new_id(clock: Clock = system_clock, randomness: Callable[[int], bytes] = sec
 def derived_id(preimage: bytes) -> str:
     """Return the UUIDv8 (RFC 9562 section 5.8) made of the first 16 bytes of SHA-256 over `preimage`.
 
-    Used for one id only: the event id of `plan.committed`, so that a plan can be committed once in a ledger's life.
+    For events that happen once in a ledger's life: the commit of a plan, the rotation of a log to a key.
     """
     return _format(hashlib.sha256(preimage).digest()[:16], version=8)
 

@@ -1,14 +1,14 @@
 """Judges a run: each rule is a function of the history that yields what contradicts it.
 
 Rules and where they come from: intent before effect (I1), once (I3), truthful ends (I4), nothing left (I5),
-acknowledged kept (I6), one accepted commit (I3), and the books balance: what the target says happened is what its rows
-say.
+acknowledged kept (I6), one accepted commit (I3), by a lent login and none that was called dead (I5), and the books
+balance: what the target says happened is what its rows say.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
-from chaos.history import Effect, History, Logged, PlanEnd, StepEnd
+from chaos.history import Effect, History, Logged, PlanEnd, StepEnd, by_grant, grant_of
 
 UNDECIDED = {"IN_DOUBT", "UNDO_IN_DOUBT", "INTENT", "UNDO_INTENT"}
 """Step states that promise nothing about the effect."""
@@ -49,8 +49,34 @@ def intent_first(history: History) -> Iterator[str]:
         intent = intents.get(effect.attempt_id)
         if intent is None:
             yield f"effect {effect.effect_key} of attempt {effect.attempt_id} has no intent in the ledger"
-        elif intent.receive_time_ms > effect.time_ms:
-            yield f"effect {effect.effect_key} happened {intent.receive_time_ms - effect.time_ms} ms before its intent"
+        elif intent.receive_time_ms > effect.begin_ms:
+            yield f"effect {effect.effect_key} began {intent.receive_time_ms - effect.begin_ms} ms before its intent"
+
+
+def lent(history: History) -> Iterator[str]:
+    """Each effect's login is of one write grant for its attempt, which the ledger had before and called dead after."""
+    granted, revoked = by_grant(history.entries, "credential.granted"), by_grant(history.entries, "credential.revoked")
+    for effect in history.effects:
+        where = f"effect {effect.effect_key} by {effect.login}"
+        grant = next(iter(granted.get(grant_of(effect.login), [])), None)
+        if grant is None:
+            yield f"{where}: the ledger knows no grant of that login"
+            continue
+        if (grant.data["purpose"], grant.data["attempt_id"]) != ("WRITE", effect.attempt_id):
+            yield f"{where}: that grant is {grant.data['purpose']} for attempt {grant.data['attempt_id']}"
+        if grant.receive_time_ms > effect.begin_ms:
+            yield f"{where}: the ledger had the grant {grant.receive_time_ms - effect.begin_ms} ms later"
+        for dead in revoked.get(grant_of(effect.login), []):
+            if dead.receive_time_ms < effect.end_ms:
+                yield f"{where}: committed {effect.end_ms - dead.receive_time_ms} ms after that login was called dead"
+
+
+def deaths_told(history: History) -> Iterator[str]:
+    """Each grant that the ledger knows has one end there."""
+    granted, revoked = by_grant(history.entries, "credential.granted"), by_grant(history.entries, "credential.revoked")
+    for grant, entries in granted.items():
+        if len(entries) != 1 or len(revoked.get(grant, [])) != 1:
+            yield f"grant {grant} was granted {len(entries)} and ended {len(revoked.get(grant, []))} times"
 
 
 def once(history: History) -> Iterator[str]:
@@ -129,6 +155,8 @@ def truthful_ends(history: History) -> Iterator[str]:
         rests_in_doubt = plan.state == "HALTED" and plan.reason_code == "IN_DOUBT"
         if plan.state not in ENDED and not rests_in_doubt and not (plan.state == "PROPOSED" and not plan.acknowledged):
             yield f"{plan.plan_digest} did not end: {plan.state} {plan.reason_code}".rstrip()
+        if plan.told not in ("", plan.state):
+            yield f"{plan.plan_digest} is {plan.state}, a client was told that it ended {plan.told}"
         for step in plan.steps:
             forward = len(effects.get((plan.plan_digest, step.id, False), ()))
             undone = len(effects.get((plan.plan_digest, step.id, True), ()))
@@ -172,31 +200,36 @@ def ends_logged(history: History) -> Iterator[str]:
 
 
 def nothing_left(history: History) -> Iterator[str]:
-    """At rest no lease, login, session or grant lives."""
-    left = history.leftovers
-    for what, names in (
-        ("lease", left.leases),
-        ("login", left.logins),
-        ("session", left.sessions),
-        ("grant", left.grants),
+    """At rest no lease, login, session or grant lives; and the look for each has seen one while the run lasted."""
+    left, seen = history.leftovers, history.seen_alive
+    for what, names, before in (
+        ("lease", left.leases, seen.leases),
+        ("login", left.logins, seen.logins),
+        ("session", left.sessions, seen.sessions),
+        ("grant", left.grants, seen.grants),
     ):
         for name in names:
             yield f"{what} {name} is still alive"
+        if not before:
+            yield f"no {what} was ever seen alive: that there is none now says nothing"
 
 
 def books_balance(history: History) -> Iterator[str]:
     """Each account moved by the sum of its effects: no write went past the list of effects."""
     moved: dict[str, int] = defaultdict(int)
     for effect in history.effects:
-        moved[effect.account] += effect.amount
-    for account, opening in history.opening.items():
-        closing = history.closing.get(account)
-        if closing != opening + moved[account]:
+        for account, amount in effect.moves.items():
+            moved[account] += amount
+    for account in history.opening.keys() | history.closing.keys() | moved.keys():
+        opening, closing = history.opening.get(account), history.closing.get(account)
+        if opening is None or closing != opening + moved[account]:
             yield f"account {account} holds {closing} instead of {opening} {moved[account]:+d}"
 
 
 RULES: dict[str, Callable[[History], Iterator[str]]] = {
     "intent-first": intent_first,
+    "lent": lent,
+    "deaths-told": deaths_told,
     "once": once,
     "acknowledged-kept": acknowledged_kept,
     "one-commit": one_commit,

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from chaos.history import KeptCheckpoint, Receipt
-from counterseal.client import AgentRequest, Client, Draft, Person
+from chaos.history import KeptCheckpoint, Leftovers, Receipt
+from counterseal.api.executor.v1 import plan_pb2
+from counterseal.client import AgentRequest, Client, Draft, IdentityToken, Person, Proposal
 from counterseal.errors import ServiceError
 from counterseal.ids import new_id
 from counterseal.ledger.checkpoint import open_checkpoint
@@ -28,13 +29,53 @@ PER_LOGIN = 40
 
 @dataclass
 class ClientLog:
-    """What clients were told. acknowledged: digests of plans whose commit was answered."""
+    """What clients were told. acknowledged: digests of plans whose commit was answered. ends: digest -> terminal state.
+
+    alive: examples of what was alive meanwhile, by somebody who looked.
+    """
 
     acknowledged: set[str] = field(default_factory=set)
-    proposed: set[str] = field(default_factory=set)
+    ends: dict[str, str] = field(default_factory=dict)
     receipts: set[Receipt] = field(default_factory=set)
     checkpoints: dict[int, KeptCheckpoint] = field(default_factory=dict)
     answers: Counter[str] = field(default_factory=Counter)
+    alive: Leftovers = field(default_factory=Leftovers)
+
+    def in_flight(self) -> int:
+        """Return how many plans were committed whose end no client was told yet."""
+        return len(self.acknowledged - self.ends.keys())
+
+
+class Watched(AgentRequest):
+    """A user request that writes down what it was told."""
+
+    def __init__(self, client: Client, identity_token: IdentityToken, tenant: str, log: ClientLog) -> None:
+        request_id = new_id()
+        tokens = client.tokens(identity_token, tenant=tenant, request_id=request_id)
+        super().__init__(client.connection, tokens, request_id)
+        self._log = log
+
+    async def propose(self, draft: Draft, *, idempotency_key: str | None = None) -> Proposal:
+        proposal = await super().propose(draft, idempotency_key=idempotency_key)
+        self._log.answers[f"proposed: {proposal.outcome}"] += 1
+        return proposal
+
+    async def commit(self, plan_id: str, plan_digest: str, *, idempotency_key: str | None = None) -> plan_pb2.Plan:
+        plan = await super().commit(plan_id, plan_digest, idempotency_key=idempotency_key)
+        if plan.state != "REJECTED":  # else policy denied at the gate
+            self._log.acknowledged.add(plan_digest)
+        return plan
+
+    async def get(self, plan_id: str) -> plan_pb2.GetPlanResponse:
+        answer = await super().get(plan_id)
+        if answer.plan.terminal:
+            self._log.ends[answer.plan.plan_digest] = answer.plan.state
+        for step in answer.plan.steps:
+            if step.HasField("intent_index"):
+                self._log.receipts.add(Receipt(step.intent_index, step.intent_event_id))
+            if step.HasField("outcome_index"):
+                self._log.receipts.add(Receipt(step.outcome_index, step.outcome_event_id))
+        return answer
 
 
 async def patiently(work: Callable[[], Awaitable[T]], log: ClientLog, seconds: float = CALL_SECONDS) -> T:
@@ -80,10 +121,10 @@ async def agent(suite: Suite, number: int, seed: int, log: ClientLog, stop: asyn
     """Run plans one after the other until told to stop."""
     chance = random.Random(f"{seed}/{number}")
     async with Client.open(suite.running.profile(f"agent-{bank.AGENT}")) as client:
-        request, left = client.request(suite.login(client, "ana")), PER_LOGIN
+        left = 0
         while not stop.is_set():
             if left == 0:
-                request, left = client.request(suite.login(client, "ana")), PER_LOGIN
+                request, left = Watched(client, suite.login(client, "ana"), bank.TENANT, log), PER_LOGIN
             left -= 1
             try:
                 await one_plan(request, any_draft(chance), log, chance)
@@ -94,25 +135,21 @@ async def agent(suite: Suite, number: int, seed: int, log: ClientLog, stop: asyn
 
 
 async def one_plan(request: AgentRequest, draft: Draft, log: ClientLog, chance: random.Random) -> None:
-    """Propose, commit and wait for the end; note what was acknowledged."""
+    """Propose, commit and wait for the end."""
     propose_key, commit_key = new_id(), new_id()
     proposal = await patiently(lambda: request.propose(draft, idempotency_key=propose_key), log)
-    log.answers[f"proposed: {proposal.outcome}"] += 1
     if proposal.outcome != "ALLOW":
         return
-    log.proposed.add(proposal.plan_digest)
 
     async def commit() -> Any:
         return await request.commit(proposal.plan_id, proposal.plan_digest, idempotency_key=commit_key)
 
-    if (await patiently(commit, log)).state == "REJECTED":  # policy denied at the gate
+    if (await patiently(commit, log)).state == "REJECTED":
         return
-    log.acknowledged.add(proposal.plan_digest)
     if chance.random() < 0.05:
         await patiently(lambda: request.cancel(proposal.plan_id), log)
     plan = await _ended(request, proposal.plan_id, log)
     log.answers[f"ended: {plan.state} {plan.reason_code}".rstrip()] += 1
-    note_receipts(plan, log)
 
 
 async def _ended(request: AgentRequest, plan_id: str, log: ClientLog) -> Any:
@@ -122,15 +159,6 @@ async def _ended(request: AgentRequest, plan_id: str, log: ClientLog) -> Any:
         if plan.terminal or plan.state in RESTING or asyncio.get_running_loop().time() > deadline:
             return plan
         await asyncio.sleep(0.15)
-
-
-def note_receipts(plan: Any, log: ClientLog) -> None:
-    """Keep where the plan's entries are said to be."""
-    for step in plan.steps:
-        if step.HasField("intent_index"):
-            log.receipts.add(Receipt(step.intent_index, step.intent_event_id))
-        if step.HasField("outcome_index"):
-            log.receipts.add(Receipt(step.outcome_index, step.outcome_event_id))
 
 
 async def auditor(person: Person, log: ClientLog, stop: asyncio.Event) -> None:

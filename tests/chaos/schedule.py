@@ -1,26 +1,30 @@
-"""When which service is killed: a pure function of a seed, so that a run can be repeated."""
+"""Which service is killed next, and after which pause: a pure function of a seed, so that a run can be repeated."""
 
 import random
 from dataclasses import dataclass
 
 from counterseal.embedded.layout import SERVICES
 
+ALONE = 0.75
+
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One SIGKILL, `after_seconds` from the start of the load."""
+    """One SIGKILL. alone: the pause before it begins when all services are up again; else right after the last kill."""
 
-    after_seconds: float
+    pause_seconds: float
     service: str
+    alone: bool
 
 
 def schedule(seed: int, seconds: float, each: int) -> list[Kill]:
-    """Return `each` kills of every service at random moments of the run, in order of time.
+    """Return `each` kills of every service in random order, with pauses that add up to about `seconds`.
 
-    Moments are spread over equal slots, so that all four do not spend the run restarting at once.
+    Most wait until the suite is up again: on a slow machine kills by the clock alone would only ever meet services that
+    are starting. The others strike while it is not.
     """
     chance = random.Random(seed)
     order = [service for service in SERVICES for _ in range(each)]
     chance.shuffle(order)
-    slot = seconds / len(order)
-    return [Kill(round((index + chance.random()) * slot, 3), service) for index, service in enumerate(order)]
+    most = 2 * seconds / len(order)
+    return [Kill(round(chance.uniform(0, most), 3), service, chance.random() < ALONE) for service in order]

@@ -1,83 +1,125 @@
-"""`python -m chaos.tau --data DIR --seed N`: the retail workload while its services are killed. Exit 0 when it holds.
+"""`python -m chaos.tau --data DIR --seed N`: SIGKILLs while the retail workload runs, then the checker.
 
-The workload's own report is the judge: every task's rows are the reference's (so no effect was lost, happened twice or
-stood where the plan said that it did not), every call of a task has its intent and outcome in the export, at the places
-that the client was told, and the export verifies. Kills go by the supervisor's pid files, from outside.
+Exit 0 when the history holds and every task is as its reference, else 3; 2 for data that is none, 0 with a word where
+nobody names any and none is found.
+
+The tasks are played again and again until all kills have struck. Two judges must be content: the workload's own report
+(each task's rows are the reference's, each write has its intent and outcome in the export where the client was told),
+and the checker, which compares what a recorder inside the shop's database saw with ledger and clients.
 """
 
 import argparse
-import contextlib
-import json
-import os
-import random
-import signal
-import subprocess
+import asyncio
 import sys
 import time
-from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from examples.retail import exported, stack
+from examples.retail.run import Run, Stage, default_data, prepared
+from examples.retail.workload import WorkloadError
+
+from chaos import collect, judge
+from chaos.load import ClientLog, Watched, auditor
+from chaos.nemesis import all_serving, strike
+from chaos.schedule import Kill, schedule
+from chaos.targets import Shop
 from counterseal.embedded.layout import SERVICES
+from support.behind import Behind
 
 ROOT = Path(__file__).resolve().parents[2]
+PAUSE_SECONDS = 4.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the workload, strike while it runs, and judge."""
+    """Run and report."""
     parser = argparse.ArgumentParser(prog="chaos.tau", description="the retail workload under SIGKILLs")
-    parser.add_argument("--data", type=Path, required=True, help="folder of users, orders, products, tools, tasks")
+    parser.add_argument("--data", type=Path, help="folder of users, orders, products, tools, tasks")
     parser.add_argument("--tasks", default="", help="task files, comma separated; default: all of the data folder")
     parser.add_argument("--seed", type=int, default=0, help="0: one from the clock")
     parser.add_argument("--each", type=int, default=10, help="kills of every service")
-    parser.add_argument("--pause", type=float, default=4.0, help="mean seconds between two kills")
+    parser.add_argument("--pause", type=float, default=PAUSE_SECONDS, help="mean seconds of peace before a kill")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "chaos-tau", help="where report and stack go")
     args = parser.parse_args(argv)
+    data = args.data or default_data()
+    if args.data is None and not data.exists():
+        judge.say(f"skipped: {data} does not exist (make chaos-tau DATA=dir)")
+        return 0
     seed = args.seed or time.time_ns() % 1_000_000
+    kills = schedule(seed, args.pause * args.each * len(SERVICES), args.each)
+    judge.say(f"seed {seed}: {args.each} SIGKILLs of each service under the retail workload")
     out: Path = args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    report, stack = out / "report.json", out / "stack"
-    command = [sys.executable, "-m", "examples.retail.run", "--data", str(args.data.resolve())]
-    command += ["--out", str(report), "--stack", str(stack)] + (["--tasks", args.tasks] if args.tasks else [])
-    say(f"seed {seed}: {args.each} SIGKILLs of each service, one every {args.pause:g} s or so")
-    with subprocess.Popen(command, cwd=ROOT) as run:
-        struck = nemesis(run, stack, random.Random(seed), args.each, args.pause)
-        code = run.wait()
-    tasks = json.loads(report.read_text())["tasks"]
-    equal = sum(task["state_equal"] and task["refused_as_reference"] for task in tasks)
-    say(f"{equal} of {len(tasks)} tasks equal after {dict(struck)} kills; exit code {code}; {report}")
-    return code
+    try:
+        run = prepared(data, args.tasks, out / "ledger", out / "stack")
+    except WorkloadError as error:
+        judge.say(str(error))
+        return 2
+    judge.end_tidily()
+    report = asyncio.run(chaos(run, kills, seed, out / "ledger"))
+    return judge.finish(report, out)
 
 
-def nemesis(
-    run: "subprocess.Popen[bytes]", stack: Path, chance: random.Random, each: int, pause: float
-) -> Counter[str]:
-    """Kill in a shuffled order, from when all services run until the kills or the run are over."""
-    order = [service for service in SERVICES for _ in range(each)]
-    chance.shuffle(order)
-    struck: Counter[str] = Counter()
-    while run.poll() is None and not all((stack / "run" / f"{service}.pid").exists() for service in SERVICES):
-        time.sleep(0.2)
-    time.sleep(10)  # the shop is being loaded and its policy activated: not yet the workload
-    while order and run.poll() is None:
-        time.sleep(chance.uniform(0.5, 1.5) * pause)
-        if run.poll() is None and strike(stack, order[-1]):
-            struck[order.pop()] += 1
-    return struck
+async def chaos(run: Run, kills: list[Kill], seed: int, directory: Path) -> dict[str, Any]:
+    """Play the tasks, kill the services, wait until all rests, and return the report."""
+    async with run.stage() as stage:
+        log, target, behind = ClientLog(), Shop(), Behind(stage.running)
+        await target.record(behind)
+        opening = await target.balances(behind)
+        rounds, struck = await played(run, stage, kills, log)
+        await all_serving(stage.deployment.supervisor)
+        client, person = stack.person(stage.running, "ida")
+        async with client:
+            verdict = await judge.settled(behind, target, person, log, opening, directory)
+    verdict.findings.extend(differences(rounds, directory))
+    tasks = [result for done in rounds for result in done.results]
+    return judge.report(
+        seed,
+        struck,
+        log,
+        verdict,
+        tasks={
+            "rounds": len(rounds),
+            "played": len(tasks),
+            "equal": sum(task.equal for task in tasks),
+            "calls": sum(len(task.calls) for task in tasks),
+            "writes": sum(call.done and call.action.write for task in tasks for call in task.calls),
+        },
+    )
 
 
-def strike(stack: Path, service: str) -> bool:
-    """Send SIGKILL to the service whose command line names this stack; tell whether there was one."""
-    with contextlib.suppress(OSError, ValueError):
-        pid = int((stack / "run" / f"{service}.pid").read_text())
-        if str(stack / "config" / f"{service}.toml").encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-            os.kill(pid, signal.SIGKILL)
-            return True
-    return False
+async def played(run: Run, stage: Stage, kills: list[Kill], log: ClientLog) -> tuple[list[Run], list[dict[str, Any]]]:
+    """Play whole rounds of the tasks until every kill has struck."""
+    behind, target, stop = Behind(stage.running), Shop(), asyncio.Event()
+    client, person = stack.person(stage.running, "ida")
+    rounds: list[Run] = []
+    async with client, asyncio.TaskGroup() as around:
+        around.create_task(auditor(person, log, stop))
+        around.create_task(collect.lookout(behind, target, log, stop))
+        nemesis = around.create_task(strike(kills, stage.deployment.supervisor, log.in_flight))
+        while not nemesis.done():
+            rounds.append(replace(run, results=[]))
+            await rounds[-1].play(stage, lambda agent, token: Watched(agent, token, target.tenant, log))
+        stop.set()
+    return rounds, nemesis.result()
 
 
-def say(text: str) -> None:
-    """Write a line for people."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+def differences(rounds: Sequence[Run], directory: Path) -> list[str]:
+    """Return what the workload's own report would hold against the run."""
+    results = [result for done in rounds for result in done.results]
+    found = [
+        f"tasks: {result.task.id} of round {number} is not as its reference"
+        for number, done in enumerate(rounds, 1)
+        for result in done.results
+        if not result.equal
+    ]
+    calls = [call for result in results for call in result.calls]
+    writes = sum(call.done and call.action.write for call in calls)
+    ledger = exported.inspect(directory, calls)
+    if ledger.writes_found != writes:
+        found.append(f"tasks: {writes} writes, {ledger.writes_found} in the export where the clients were told")
+    return found
 
 
 if __name__ == "__main__":

@@ -7,13 +7,38 @@ from typing import Any
 import pytest
 
 from chaos.checker import RULES, check
-from chaos.history import Effect, History, KeptCheckpoint, Leftovers, Logged, PlanEnd, Receipt, StepEnd
+from chaos.history import (
+    Effect,
+    History,
+    KeptCheckpoint,
+    Leftovers,
+    Logged,
+    PlanEnd,
+    Receipt,
+    StepEnd,
+    attributed,
+    grant_of,
+)
 
 GOOD, BACK = "sha256:good", "sha256:back"
+ALIVE = Leftovers(leases=("l",), logins=("g",), sessions=("g",), grants=("g",))
+G1, G2, G4 = (f"0192f000-0000-7000-8000-00000000000{n}" for n in (1, 2, 4))
 
 
 def logged(index: int, type_: str, digest: str, step: str = "", **data: Any) -> Logged:
     return Logged(index, type_, f"e{index}", 1000 + index, digest, step, data)
+
+
+def login(grant: str) -> str:
+    return f"g-{grant.replace('-', '')}-abcdefgh"
+
+
+def effect_of(key: str, attempt: str, begin_ms: int, grant: str, **moves: int) -> Effect:
+    return Effect(key, attempt, begin_ms, begin_ms + 2, login(grant), moves)
+
+
+def grant(index: int, type_: str, grant_id: str, attempt: str, purpose: str = "WRITE") -> Logged:
+    return logged(index, f"credential.{type_}", GOOD, grant_id=grant_id, attempt_id=attempt, purpose=purpose)
 
 
 def truth() -> History:
@@ -32,24 +57,38 @@ def truth() -> History:
         logged(10, "step.intent", BACK, "s1", attempt_id="t4", undoes="t2"),
         logged(11, "step.outcome", BACK, "s1", attempt_id="t4", outcome="applied"),
         logged(12, "plan.ended", BACK, state="ROLLED_BACK"),
+        grant(13, "granted", G1, "t1"),
+        grant(14, "granted", G2, "t2"),
+        grant(15, "granted", G4, "t4"),
+        grant(90, "revoked", G1, "t1"),
+        grant(91, "revoked", G2, "t2"),
+        grant(92, "revoked", G4, "t4"),
     )
     return History(
         receipts=(Receipt(1, "e1"), Receipt(7, "e7")),
         checkpoints=(KeptCheckpoint(5, b"root5"),),
         plans=(
-            PlanEnd(GOOD, "SUCCEEDED", "", (StepEnd("s1", "KEPT"), StepEnd("s0", "VERIFIED", writes=False)), True),
+            PlanEnd(
+                GOOD,
+                "SUCCEEDED",
+                "",
+                (StepEnd("s1", "KEPT"), StepEnd("s0", "VERIFIED", writes=False)),
+                True,
+                "SUCCEEDED",
+            ),
             PlanEnd(BACK, "ROLLED_BACK", "", (StepEnd("s1", "COMPENSATED"), StepEnd("s2", "NOT_APPLIED")), True),
         ),
         effects=(
-            Effect("k1", "t1", 1005, "a", 100),
-            Effect("k2", "t2", 1010, "a", 50),
-            Effect("k4", "t4", 1020, "a", -50),
+            effect_of("k1", "t1", 1015, G1, a=100),
+            effect_of("k2", "t2", 1020, G2, a=50, c=1),
+            effect_of("k4", "t4", 1030, G4, a=-50, c=-1),
         ),
         entries=entries,
         roots={5: b"root5"},
         leftovers=Leftovers(),
-        opening={"a": 0, "b": 7},
-        closing={"a": 100, "b": 7},
+        seen_alive=ALIVE,
+        opening={"a": 0, "b": 7, "c": 0},
+        closing={"a": 100, "b": 7, "c": 0},
     )
 
 
@@ -63,30 +102,46 @@ def plan(history: History, number: int, **changes: Any) -> History:
     return replace(history, plans=tuple(plans))
 
 
-def entry(history: History, number: int, **data: Any) -> History:
-    entries = list(history.entries)
-    entries[number] = replace(entries[number], data={**entries[number].data, **data})
-    return replace(history, entries=tuple(entries))
+def entry(history: History, index: int, **data: Any) -> History:
+    def changed(one: Logged) -> Logged:
+        return replace(one, data={**one.data, **data}) if one.index == index else one
+
+    return replace(history, entries=tuple(changed(one) for one in history.entries))
 
 
 def effect(history: History, *more: Effect) -> History:
     closing = dict(history.closing)
     for one in more:
-        closing[one.account] = closing.get(one.account, 0) + one.amount
+        for account, amount in one.moves.items():
+            closing[account] = closing.get(account, 0) + amount
     return replace(history, effects=(*history.effects, *more), closing=closing)
 
 
-def early(history: History) -> History:
+def first_effect(history: History, **changes: Any) -> History:
     first, *others = history.effects
-    return replace(history, effects=(replace(first, time_ms=1000), *others))
+    return replace(history, effects=(replace(first, **changes), *others))
 
 
 LIES: list[tuple[str, str, Callable[[History], History]]] = [
-    ("an effect without an intent", "intent-first", lambda h: effect(h, Effect("k9", "t9", 2000, "b", 1))),
-    ("an effect before its intent", "intent-first", early),
-    ("an effect key twice", "once", lambda h: effect(h, Effect("k1", "t1", 1006, "a", 100))),
-    ("a step applied by two attempts", "once", lambda h: effect(_second_intent(h), Effect("k5", "t5", 1100, "a", 100))),
-    ("an undo twice", "once", lambda h: effect(_second_undo(h), Effect("k6", "t6", 1100, "a", -50))),
+    ("an effect without an intent", "intent-first", lambda h: effect(h, effect_of("k9", "t9", 2000, G1, b=1))),
+    ("an effect before its intent", "intent-first", lambda h: first_effect(h, begin_ms=1000)),
+    ("an effect key twice", "once", lambda h: effect(h, effect_of("k1", "t1", 1016, G1, a=100))),
+    ("two transactions of one attempt", "once", lambda h: effect(h, effect_of("k9", "t1", 1016, G1, a=1))),
+    (
+        "a step applied by two attempts",
+        "once",
+        lambda h: effect(_second_intent(h), effect_of("k5", "t5", 1100, G1, a=100)),
+    ),
+    ("an undo twice", "once", lambda h: effect(_second_undo(h), effect_of("k6", "t6", 1100, G4, a=-50))),
+    ("a login of no grant", "lent", lambda h: first_effect(h, login="postgres")),
+    ("a login of a grant that the ledger does not know", "lent", lambda h: without(h, 13)),
+    ("a login that was lent for reading", "lent", lambda h: entry(h, 13, purpose="READ")),
+    ("another attempt's login", "lent", lambda h: first_effect(h, login=login(G2))),
+    ("a grant that the ledger had after the effect", "lent", lambda h: first_effect(h, begin_ms=1012)),
+    ("a commit by a login that was called dead", "lent", lambda h: first_effect(h, end_ms=1091)),
+    ("a grant without an end", "deaths-told", lambda h: without(h, 91)),
+    ("a grant that ended twice", "deaths-told", lambda h: _again(h, 91)),
+    ("one grant id twice", "deaths-told", lambda h: _again(h, 14)),
     ("a lost acknowledgement", "acknowledged-kept", lambda h: without(h, 7)),
     ("an entry that moved", "acknowledged-kept", lambda h: replace(h, receipts=(Receipt(1, "e2"),))),
     ("a rewritten past", "acknowledged-kept", lambda h: replace(h, roots={5: b"other"})),
@@ -105,6 +160,7 @@ LIES: list[tuple[str, str, Callable[[History], History]]] = [
         "truthful-ends",
         lambda h: plan(h, 0, state="PROPOSED", steps=(StepEnd("s1", "KEPT"),)),
     ),
+    ("another end than the client was told", "truthful-ends", lambda h: plan(h, 1, told="SUCCEEDED")),
     ("SUCCEEDED without the effect", "truthful-ends", lambda h: replace(h, effects=h.effects[1:])),
     ("ROLLED_BACK with an effect that stands", "truthful-ends", lambda h: replace(h, effects=h.effects[:2])),
     (
@@ -121,13 +177,19 @@ LIES: list[tuple[str, str, Callable[[History], History]]] = [
     ("a live login", "nothing-left", lambda h: replace(h, leftovers=Leftovers(logins=("g-1",)))),
     ("an open session", "nothing-left", lambda h: replace(h, leftovers=Leftovers(sessions=("g-1",)))),
     ("a grant that is not dead", "nothing-left", lambda h: replace(h, leftovers=Leftovers(grants=("x",)))),
-    ("a write past the list of effects", "books-balance", lambda h: replace(h, closing={"a": 100, "b": 8})),
+    ("no lease seen alive", "nothing-left", lambda h: replace(h, seen_alive=replace(ALIVE, leases=()))),
+    ("no login seen alive", "nothing-left", lambda h: replace(h, seen_alive=replace(ALIVE, logins=()))),
+    ("no session seen alive", "nothing-left", lambda h: replace(h, seen_alive=replace(ALIVE, sessions=()))),
+    ("no grant seen alive", "nothing-left", lambda h: replace(h, seen_alive=replace(ALIVE, grants=()))),
+    ("a write past the list of effects", "books-balance", lambda h: replace(h, closing={**h.closing, "b": 8})),
+    ("an account from nowhere", "books-balance", lambda h: replace(h, closing={**h.closing, "d": 0})),
+    ("an account that is gone", "books-balance", lambda h: replace(h, closing={"a": 100, "c": 0})),
 ]
 
 
-def _again(history: History, number: int) -> History:
-    copy = replace(history.entries[number], index=99, event_id="e99")
-    return replace(history, entries=(*history.entries, copy))
+def _again(history: History, index: int) -> History:
+    (found,) = (one for one in history.entries if one.index == index)
+    return replace(history, entries=(*history.entries, replace(found, index=99, event_id="e99")))
 
 
 def _second_intent(history: History) -> History:
@@ -158,8 +220,21 @@ def test_a_read_that_was_applied_leaves_nothing_at_the_target() -> None:
 
 
 def test_a_doubt_that_says_so_may_be_either() -> None:
-    history = plan(truth(), 0, state="HALTED", reason_code="IN_DOUBT", steps=(StepEnd("s1", "IN_DOUBT"),))
+    history = plan(truth(), 0, state="HALTED", reason_code="IN_DOUBT", steps=(StepEnd("s1", "IN_DOUBT"),), told="")
     history = without(history, 3, 4)
     assert check(history) == []
-    gone = replace(history, effects=history.effects[1:], closing={"a": 0, "b": 7})
+    gone = replace(history, effects=history.effects[1:], closing={**history.closing, "a": 0})
     assert check(gone) == []
+
+
+def test_an_effect_without_an_attempt_gets_that_of_its_logins_grant() -> None:
+    found = attributed([effect_of("x", "", 1, G2, a=1), effect_of("y", "t9", 1, G2, a=1)], truth().entries)
+    assert [one.attempt_id for one in found] == ["t2", "t9"], "what the target was told stays, for a rule to compare"
+    stranger = replace(effect_of("x", "", 1, G2, a=1), login="postgres")
+    assert attributed([stranger], truth().entries)[0].attempt_id == ""
+
+
+@pytest.mark.parametrize("name", ["postgres", "g-", "g-short-abcdefgh", "x-" + "0" * 32 + "-a", "g-" + "0" * 32])
+def test_only_a_whole_login_names_a_grant(name: str) -> None:
+    assert grant_of(name) == ""
+    assert grant_of(login(G1)) == G1.replace("-", "")

@@ -12,10 +12,11 @@ from pathlib import Path
 from counterseal.client.export import write_export
 from counterseal.embedded.layout import SERVICES
 from support import bank
+from support.behind import DATABASES
 from support.canary import files_below, processes, scan, tables
 from support.postgres import execute
 from support.requirements import requirement
-from support.suite import DATABASES, Suite
+from support.suite import Suite
 
 BROKERS_OWN = frozenset({"counterseal_credentials.grants.vault_accessor", "counterseal_credentials.grants.lease_id"})
 """By what the broker kills a grant: kept in its own database, and there alone."""

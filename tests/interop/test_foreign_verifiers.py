@@ -7,22 +7,40 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from nacl.signing import SigningKey
 
 from counterseal.ledger import tiles
+from counterseal.ledger.note import VerifierKey
 from support.exports import KEY, files_of, log_of, write
 from support.requirements import requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = Path(os.environ.get("COUNTERSEAL_INTEROP_PYTHON") or ROOT / ".venv-interop/bin/python")
-SCRIPT = Path(__file__).with_name("foreign_verifiers.py")
+HOME = ROOT / ".venv-interop"
+PYTHON = Path(os.environ.get("COUNTERSEAL_INTEROP_PYTHON") or HOME / "bin/python")
+MODULES = Path(os.environ.get("COUNTERSEAL_INTEROP_NODE") or HOME / "node/node_modules")
+HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no foreign verifiers here; run: make interop")
+
+@pytest.fixture(params=["tlog_scales and sigstore", "sigstore_verify"])
+def verifiers(request: pytest.FixtureRequest) -> list[str]:
+    """The command line of one environment of foreign verifiers; skips where it is not installed."""
+    if request.param != "sigstore_verify":
+        if not PYTHON.exists():
+            pytest.skip("no foreign verifiers in Python here; run: make interop")
+        return [str(PYTHON), str(HERE / "foreign_verifiers.py")]
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed: @sigstore/verify is not asked")
+    if not (MODULES / "@sigstore" / "verify").exists():
+        pytest.skip("no @sigstore/verify here; run: make interop (it needs npm)")
+    return [node, str(HERE / "foreign_verifier.cjs"), str(MODULES)]
 
 
-def verdicts(directory: Path, indexes: list[int]) -> dict[str, str]:
-    argv = [str(PYTHON), str(SCRIPT), str(directory), KEY.vkey, ",".join(map(str, indexes))]
+def verdicts(verifiers: list[str], directory: Path, indexes: list[int], vkey: str = KEY.vkey) -> dict[str, str]:
+    argv = [*verifiers, str(directory), vkey, ",".join(map(str, indexes))]
     done = subprocess.run(argv, capture_output=True, check=True, timeout=100)
     found: dict[str, str] = json.loads(done.stdout)
+    assert found, "no verifier said anything"
     return found
 
 
@@ -37,25 +55,23 @@ def sample(size: int) -> list[int]:
 
 
 @requirement("ledger:foreign-verifiers")
-@requirement("ledger:foreign-verifiers")
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 512, 600])
-def test_exports_of_any_size_are_accepted(tmp_path: Path, size: int) -> None:
+def test_exports_of_any_size_are_accepted(verifiers: list[str], tmp_path: Path, size: int) -> None:
     export = write(files_of(log_of(size)), tmp_path / "ledger")
-    assert set(verdicts(export, sample(size)).values()) == {"accepted"}
+    assert set(verdicts(verifiers, export, sample(size)).values()) == {"accepted"}
 
 
 @pytest.mark.timeout(240)
-def test_an_export_of_70000_entries_is_accepted(tmp_path: Path) -> None:
+def test_an_export_of_70000_entries_is_accepted(verifiers: list[str], tmp_path: Path) -> None:
     size = 70_000
     logged = log_of(1) + [b"entry %d" % n for n in range(1, size)]  # foreign tools do not read what is inside
     export = write(files_of(logged), tmp_path / "ledger")
     assert len(list((export / "tile" / "0").rglob("*"))) >= 274
-    assert set(verdicts(export, sample(size)).values()) == {"accepted"}
+    assert set(verdicts(verifiers, export, sample(size)).values()) == {"accepted"}
 
 
 @requirement("ledger:foreign-verifiers")
-@requirement("ledger:foreign-verifiers")
-def test_one_flipped_byte_is_refused_by_every_tool_that_reads_it(tmp_path: Path) -> None:
+def test_one_flipped_byte_is_refused_by_every_tool_that_reads_it(verifiers: list[str], tmp_path: Path) -> None:
     size, index = 600, 300
     files = files_of(log_of(size))
     bundle, tile = tiles.Tile(None, 1, 256).path, tiles.Tile(0, 1, 256).path
@@ -67,5 +83,12 @@ def test_one_flipped_byte_is_refused_by_every_tool_that_reads_it(tmp_path: Path)
         data = bytearray((copy / path).read_bytes())
         data[at] ^= 1
         (copy / path).write_bytes(data)
-        found = verdicts(copy, [index])
+        found = verdicts(verifiers, copy, [index])
         assert "accepted" not in found.values(), (path, at, found)
+
+
+@requirement("ledger:foreign-verifiers")
+def test_a_checkpoint_of_another_key_is_refused_by_every_tool(verifiers: list[str], tmp_path: Path) -> None:
+    export = write(files_of(log_of(3)), tmp_path / "ledger")
+    other = VerifierKey.make(KEY.name, bytes(SigningKey(b"\x08" * 32).verify_key))
+    assert "accepted" not in verdicts(verifiers, export, [1], other.vkey).values()

@@ -15,7 +15,14 @@ from nacl.secret import SecretBox
 from nacl.signing import SigningKey
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
+from counterseal.api.audit.v1 import (
+    ledger_admin_pb2_grpc,
+    ledger_pb2,
+    ledger_pb2_grpc,
+    reader_pb2,
+    reader_pb2_grpc,
+    retention_pb2_grpc,
+)
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
 from counterseal.errors import InputInvalid, ServiceError
@@ -28,22 +35,32 @@ from counterseal.rpc.method_table import METHODS
 from counterseal.rpc.server import Server, ServerConfig
 from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
+from counterseal_audit.admin.operations import Operations
+from counterseal_audit.admin.service import LedgerAdminServicer
+from counterseal_audit.append.cover import Cover
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
+from counterseal_audit.checkpoints.seams import Witnesses
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.payloads.keys import DataKeys
+from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.retention.assembly import Retention
+from counterseal_audit.retention.assembly import assemble as retention_parts
+from counterseal_audit.second_person import SecondPerson
 from support.certificates import Authority
 from support.postgres import ServiceDatabase
 from support.shapes import DOMAIN, ENVIRONMENT, claims, spiffe
@@ -132,6 +149,10 @@ class Replica:
     publisher: Publisher
     anchors: LocalAnchors
     demand: Demand
+    operations: Operations
+    keys: DataKeys
+    retention: Retention
+    stopping: asyncio.Event
     follower: Follower
     searcher: Searcher
 
@@ -168,6 +189,7 @@ async def replica(
 def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -> Replica:
     logs, checkpoints, heads, sealer = LogStore(engine), CheckpointStore(engine), SignedHeads(), LocalSealer()
     mac_key, demand = HeadMacKey(engine, sealer), Demand()
+    keys, pseudonyms = DataKeys(engine, sealer, new_id), PseudonymKeys(engine, sealer)
     births = Births(
         logs,
         anchors,
@@ -185,6 +207,7 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         mac_key,
         anchors,
         births,
+        Sealing(keys),
         environment=ENVIRONMENT,
         clock=system_clock,
     )
@@ -204,11 +227,40 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
+    stopping = asyncio.Event()
+    retention = retention_parts(
+        engine,
+        ledger,
+        keys,
+        pseudonyms,
+        backup_days=35,
+        operator_roles=frozenset({"operator"}),
+        auditor_roles=frozenset({"auditor"}),
+        clock=system_clock,
+        new_id=new_id,
+        stopping=stopping,
+    )
     reader, projection = ReaderStore(engine), ProjectionStore(engine)
     follower = Follower(logs, projection, pseudonyms, ENVIRONMENT)
     searcher = Searcher(projection, reader, pseudonyms)
+    operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, system_clock, new_id)
     return Replica(
-        engine, signer, ledger, logs, checkpoints, reader, heads, publisher, anchors, demand, follower, searcher
+        engine,
+        signer,
+        ledger,
+        logs,
+        checkpoints,
+        reader,
+        heads,
+        publisher,
+        anchors,
+        demand,
+        operations,
+        keys,
+        retention,
+        stopping,
+        follower,
+        searcher,
     )
 
 
@@ -264,23 +316,39 @@ class AuditServer:
 
 @asynccontextmanager
 async def audit_server(
-    database: ServiceDatabase, *, publish: bool = True, follow: bool = True
+    database: ServiceDatabase,
+    *,
+    publish: bool = True,
+    signer: LocalLogSigner | None = None,
+    witnesses: Witnesses | None = None,
+    follow: bool = True,
 ) -> AsyncIterator[AuditServer]:
     """The service as `main` builds it, but for Vault."""
-    async with replica(database) as parts:
+    async with replica(database, signer) as parts:
+        parts.publisher.witnesses = witnesses
         authority, signing_key = Authority.create("audit root"), SigningKey.generate()
         public = bytes(signing_key.verify_key)
 
         async def key(kid: str) -> bytes:
             return public
 
-        stopping = asyncio.Event()
+        stopping = parts.stopping
         verifier = TokenVerifier(key, audience=f"{DOMAIN}/{ENVIRONMENT}", clock=system_clock)
         interceptor = Interceptor(
             trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock, rules=METHODS
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
-        reader = ReaderServicer(parts.logs, parts.reader, parts.checkpoints, parts.ledger, parts.searcher, stopping)
+        reader = ReaderServicer(
+            parts.logs,
+            parts.reader,
+            parts.checkpoints,
+            parts.ledger,
+            parts.retention.discloser,
+            parts.searcher,
+            stopping,
+        )
+        has_witnesses = parts.publisher.witnesses is not None
+        cover = Cover(parts.demand, parts.checkpoints, parts.reader, has_witnesses=has_witnesses)
         server = Server(
             ServerConfig(listen="127.0.0.1:0", drain_seconds=2),
             interceptor,
@@ -288,9 +356,20 @@ async def audit_server(
             [
                 (
                     ledger_pb2_grpc.add_LedgerServiceServicer_to_server,
-                    LedgerServicer(parts.ledger, parts.heads, stopping),
+                    LedgerServicer(parts.ledger, parts.heads, cover, stopping),
+                ),
+                (
+                    ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server,
+                    LedgerAdminServicer(
+                        parts.operations,
+                        AppendStore(parts.engine),
+                        SecondPerson(parts.engine),
+                        frozenset({"operator"}),
+                        frozenset({"platform_operator"}),
+                    ),
                 ),
                 (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
+                (retention_pb2_grpc.add_RetentionServiceServicer_to_server, parts.retention.servicer),
             ],
             METHODS,
         )

@@ -24,6 +24,7 @@ APPROVAL_ABOVE = 20_000
 USERS = {
     "ana": ("refund_operator",),
     "ben": (),
+    "quixotia": ("refund_operator",),  # is erased in the end
     "olga": ("approver", "payments_lead"),
     "omar": ("approver", "operator", "auditor"),
     "ida": ("policy_author", "platform_author", "operator", "platform_operator", "auditor"),

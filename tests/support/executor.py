@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -438,6 +439,15 @@ class World:
         )
         self.running.append(executor)
         return executor
+
+    async def delivered(self, seconds: float = 60) -> None:
+        """Wait until the ledger has everything that this database recorded."""
+        async with asyncio.timeout(seconds):
+            while True:
+                async with self.engine.connect() as connection:
+                    if not await connection.scalar(sa.text("SELECT count(*) FROM outbox WHERE ack_time IS NULL")):
+                        return
+                await asyncio.sleep(0.05)
 
     def spawn_process(self) -> "subprocess.Popen[bytes]":
         """Start an executor in a process of its own, to be killed; it serves nothing and only works on plans."""

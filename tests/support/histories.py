@@ -98,8 +98,10 @@ def received(number: int, sealed: Mapping[str, object]) -> tuple[bytes, list[str
 def rotated(size: int = 20, *, at: int = 5, overlap: bool = False) -> tuple[list[bytes], dict[str, bytes]]:
     """A log whose key was rotated by entry `at`: its entries and its export, signed by the new key (and the old)."""
     logged = [genesis()]
-    for number in range(1, size):
-        logged.append(key_entry(number, NEW[1]) if number == at else changed(number, stream=f"plan:{number}", seq=1))
+    logged += [
+        key_entry(number, NEW[1]) if number == at else changed(number, stream=f"plan:{number}", seq=1)
+        for number in range(1, size)
+    ]
     files = files_of(logged)
     files["rotation/1"] = note_of(logged[: at + 1], OLD)
     files["checkpoint"] = note_of(logged, *((OLD, NEW) if overlap else (NEW,)))

@@ -27,6 +27,7 @@ class TinyLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.log: list[bytes] = []
         self.requests: list[ledger_pb2.NewEntry] = []
         self.down = False
+        self.unreadable = False
         self.lose_answers = 0
         self.refuse: dict[str, str] = {}
         self.tails: list[tuple[str, int]] = []
@@ -108,6 +109,15 @@ class TinyReader(reader_pb2_grpc.LedgerReaderServiceServicer):
             if not found:
                 await asyncio.sleep(0.05)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+
+    async def GetCheckpoint(  # noqa: N802
+        self, request: reader_pb2.GetCheckpointRequest, context: Any
+    ) -> reader_pb2.GetCheckpointResponse:
+        """Everything is signed at once. Answers while appends are `down`: tests cut them behind the commit gate."""
+        if self.ledger.unreadable:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        size = len(self.ledger.log_of(request.tenant))
+        return reader_pb2.GetCheckpointResponse(size=size, log_size=size)
 
 
 @asynccontextmanager

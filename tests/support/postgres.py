@@ -25,7 +25,7 @@ from counterseal.embedded.postgres import FAST, Cluster, PostgresServer
 T = TypeVar("T")
 
 
-PARTS = {"audit": ("counterseal_audit_follower",)}
+PARTS = {"audit": ("counterseal_audit_follower", "counterseal_audit_retention")}
 """Roles that a service's runtime role may become for a transaction, as the stack provisions them."""
 
 

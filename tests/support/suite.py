@@ -14,20 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import asyncpg
-
 from counterseal.client import AgentRequest, Client, Person
 from counterseal.client.login import password_login
 from counterseal.embedded.deployment import Deployment
-from counterseal.embedded.layout import SERVICES, Running, Wanted
+from counterseal.embedded.layout import Running, Wanted
 from counterseal.errors import ServiceError
-from counterseal.vault import Vault
 from support import bank
+from support.behind import Behind
 from support.vault_tap import VaultTap
 
 T = TypeVar("T")
-
-DATABASES = tuple(f"counterseal_{service}" for service in SERVICES)
 
 
 class LoopThread:
@@ -52,12 +48,12 @@ class LoopThread:
         self.loop.close()
 
 
-class Suite:
-    """A running deployment and everybody who may call it."""
+class Suite(Behind):
+    """A running deployment and everybody who may call it; Vault is seen past the tap."""
 
     def __init__(self, deployment: Deployment, running: Running, thread: LoopThread, tap: VaultTap | None) -> None:
+        super().__init__(running)
         self.deployment = deployment
-        self.running = running
         self.thread = thread
         self.tap = tap
         self.identity_tokens: set[str] = set()
@@ -86,21 +82,7 @@ class Suite:
 
         return fetch
 
-    async def vault(self) -> Vault:
-        """Log in as the operator, past the tap. Close it after use."""
-        bao = self.running.openbao
-        return await Vault.login_approle(bao.address, bao.operator_role_id, bao.operator_secret_id, ca_file=bao.ca_file)
-
-    # --- looking behind the services ---
-
-    async def sql(self, database: str, text: str, *args: object) -> list[Any]:
-        """Run one statement as a superuser; `bank`, or a service's database."""
-        dsn = self.running.targets[bank.ALIAS] if database == "bank" else self.running.control.dsn(database)
-        connection = await asyncpg.connect(dsn)
-        try:
-            return list(await connection.fetch(text, *args))
-        finally:
-            await connection.close()
+    # --- looking at the bank ---
 
     async def balance(self, account: str) -> int:
         rows = await self.sql("bank", "SELECT balance_cents FROM accounts WHERE id = $1", account)
@@ -109,31 +91,6 @@ class Suite:
     async def effects(self, account: str) -> list[int]:
         rows = await self.sql("bank", "SELECT amount_cents FROM effects WHERE account = $1 ORDER BY ctid", account)
         return [int(row["amount_cents"]) for row in rows]
-
-    async def outboxes_drained(self, seconds: float = 20.0) -> None:
-        """Wait until the ledger has taken (or refused) all that its producers have to say; raises TimeoutError."""
-        async with asyncio.timeout(seconds):
-            for database in DATABASES:
-                if database == "counterseal_audit":
-                    continue
-                while await self.sql(
-                    database, "SELECT 1 FROM outbox WHERE ack_time IS NULL AND refusal IS NULL LIMIT 1"
-                ):
-                    await asyncio.sleep(0.05)
-
-    async def row_counts(self) -> dict[str, int]:
-        """Return `database.table` -> rows, for every table of the services and of the bank."""
-        counts: dict[str, int] = {}
-        for database in (*DATABASES, "bank"):
-            tables = await self.sql(
-                database,
-                "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables "
-                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1",
-            )
-            for table in tables:
-                rows = await self.sql(database, f"SELECT count(*) AS n FROM {table['name']}")
-                counts[f"{database}.{table['name'].removeprefix('public.')}"] = int(rows[0]["n"])
-        return counts
 
     # --- processes ---
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from counterseal_audit.tiles.config import ExportConfig, HttpConfig
+from counterseal_audit.witnesses.config import WitnessConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,12 @@ class AuditConfig:
     lease_seconds: how long a replica that stopped answering keeps others from publishing in its place.
     heartbeat_minutes: how long a log may be idle before it gets an entry of its own; monitors alarm at twice that.
     rotation_overlap_hours: for how long both keys sign after a log's key was rotated.
+    operator_roles: that may freeze, continue, adopt and rotate their tenant's log, order erasures (two people) and
+    place or lift holds. platform_operator_roles: that may do so to the environment's own log.
+    auditor_roles: who may have sealed fields disclosed.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     export: where logs are kept as files. http: who may read those files over HTTP; needs `export.directory`.
+    witnesses: second parties that cosign the logs' heads.
     """
 
     origin_domain: str = ""
@@ -23,9 +28,13 @@ class AuditConfig:
     lease_seconds: int = 5
     heartbeat_minutes: int = 60
     rotation_overlap_hours: int = 24
+    operator_roles: tuple[str, ...] = ("operator",)
+    platform_operator_roles: tuple[str, ...] = ("platform_operator",)
+    auditor_roles: tuple[str, ...] = ("auditor",)
     allow_unsafe_database: bool = False
     export: ExportConfig = field(default_factory=ExportConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
+    witnesses: WitnessConfig = field(default_factory=WitnessConfig)
 
     def __post_init__(self) -> None:
         """Refuse times that make no sense."""

@@ -1,18 +1,24 @@
 """The audit service: configuration -> dependencies -> servicers. Logs and proofs; it asks nobody but Vault."""
 
+import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from counterseal import config as configuration
-from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2_grpc
+from counterseal.api.audit.v1 import ledger_admin_pb2_grpc, ledger_pb2_grpc, reader_pb2_grpc, retention_pb2_grpc
 from counterseal.config import ConfigError
 from counterseal.rpc.refusals import RefusalRecorder
 from counterseal.rpc.runtime import Runtime, run_service
 from counterseal.rpc.server import Registration
+from counterseal_audit.admin.operations import Operations
+from counterseal_audit.admin.service import LedgerAdminServicer
+from counterseal_audit.append.cover import Cover
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.service import LedgerServicer
+from counterseal_audit.append.store import AppendStore
 from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
@@ -23,13 +29,19 @@ from counterseal_audit.logs.anchors import VaultAnchors
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import LogStore
+from counterseal_audit.payloads.keys import DataKeys
+from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.retention import reapply
+from counterseal_audit.retention.assembly import assemble
+from counterseal_audit.second_person import SecondPerson
 from counterseal_audit.tiles.exporter import Exporter
 from counterseal_audit.tiles.http import TileServer
+from counterseal_audit.witnesses.cosigners import Cosigners, prover
 
 
 async def build(rt: Runtime) -> Sequence[Registration]:
@@ -41,6 +53,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     signer, sealer = VaultLogSigner(rt.vault, rt.environment), VaultSealer(rt.vault, rt.environment)
     logs, checkpoints, heads = LogStore(rt.engine), CheckpointStore(rt.engine), SignedHeads()
     anchors, mac_key = VaultAnchors(rt.vault, rt.environment), HeadMacKey(rt.engine, sealer)
+    keys, pseudonyms = DataKeys(rt.engine, sealer, rt.new_id), PseudonymKeys(rt.engine, sealer)
     births = Births(
         logs,
         anchors,
@@ -58,10 +71,11 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         mac_key,
         anchors,
         births,
+        Sealing(keys),
         environment=rt.environment,
         clock=rt.clock,
     )
-    demand = Demand()
+    demand, cosigners = Demand(), witnesses_of(rt, config)
     publisher = Publisher(
         logs,
         checkpoints,
@@ -77,18 +91,48 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         overlap_ms=config.rotation_overlap_hours * 3_600_000,
         clock=rt.clock,
         new_id=rt.new_id,
+        witnesses=cosigners,
     )
     rt.hooks.on_refused = RefusalRecorder(ledger.record, environment=rt.environment, clock=rt.clock, new_id=rt.new_id)
-    rt.spawn("publish-checkpoints", publisher.run(rt.stopping))
+    retention = assemble(
+        rt.engine,
+        ledger,
+        keys,
+        pseudonyms,
+        backup_days=rt.backup_days,
+        operator_roles=frozenset(config.operator_roles),
+        auditor_roles=frozenset(config.auditor_roles),
+        clock=rt.clock,
+        new_id=rt.new_id,
+        stopping=rt.stopping,
+    )
+    rt.spawn("data-keys", keys.run(rt.stopping))
+    rt.spawn("outbox", retention.outbox.relay(rt.stopping))
+    rt.spawn("erasures", retention.eraser.run(rt.stopping))
+    rt.spawn("retention", retention.sweeper.run(rt.stopping))
     if config.export.directory is not None:
         publisher.on_published = [start_exporting(rt, config, config.export.directory, logs, checkpoints).on_published]
     projection, entries = ProjectionStore(rt.engine), ReaderStore(rt.engine)
     rt.spawn("follow-entries", Follower(logs, projection, pseudonyms, rt.environment).run(rt.stopping))
     searcher = Searcher(projection, entries, pseudonyms)
-    reader = ReaderServicer(logs, entries, checkpoints, ledger, searcher, rt.stopping)
+    operators = frozenset(config.operator_roles)
+    reader = ReaderServicer(logs, entries, checkpoints, ledger, retention.discloser, searcher, rt.stopping, operators)
+    rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
+    store = AppendStore(rt.engine)
+    cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=cosigners is not None)
+    operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
+    admin = LedgerAdminServicer(
+        operations,
+        store,
+        SecondPerson(rt.engine),
+        frozenset(config.operator_roles),
+        frozenset(config.platform_operator_roles),
+    )
     return [
-        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, rt.stopping)),
+        (ledger_admin_pb2_grpc.add_LedgerAdminServiceServicer_to_server, admin),
+        (ledger_pb2_grpc.add_LedgerServiceServicer_to_server, LedgerServicer(ledger, heads, cover, rt.stopping)),
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
+        (retention_pb2_grpc.add_RetentionServiceServicer_to_server, retention.servicer),
     ]
 
 
@@ -105,11 +149,43 @@ def start_exporting(
     return exporter
 
 
+def witnesses_of(rt: Runtime, config: AuditConfig) -> Cosigners | None:
+    """Return the witnesses that the configuration names, None when it names none."""
+    policy = config.witnesses.policy()
+    if policy is None:
+        return None
+    return Cosigners(
+        policy,
+        prover(ReaderStore(rt.engine)),
+        required_for=config.witnesses.required_for,
+        timeout_seconds=config.witnesses.timeout_ms / 1000,
+        context=config.witnesses.context(),
+    )
+
+
+async def publish(publisher: Publisher, cosigners: Cosigners | None, stopping: asyncio.Event) -> None:
+    """Publish until `stopping`; the connections to witnesses end after the last round."""
+    try:
+        await publisher.run(stopping)
+    finally:
+        if cosigners is not None:
+            await cosigners.close()
+
+
 def check_own(table: Mapping[str, Any]) -> AuditConfig:
     """Bind the service's own table; raises ConfigError."""
-    return configuration.bind(AuditConfig, table, "audit")
+    config = configuration.bind(AuditConfig, table, "audit")
+    try:
+        config.witnesses.policy()
+        config.witnesses.context()
+    except ValueError as error:
+        raise ConfigError([f"audit.witnesses.{error}"]) from None
+    return config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the console script."""
-    return run_service("audit", build, argv, check_own=check_own)
+    """Run `counterseal-audit`: serve, migrate, or apply erasures again after a restore; returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in reapply.COMMANDS:
+        return reapply.main(args)
+    return run_service("audit", build, args, check_own=check_own)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from counterseal.api.audit.v1 import ledger_pb2, reader_pb2_grpc
 from counterseal.api.credentials.v1 import grant_admin_pb2_grpc, grant_pb2_grpc, token_pb2_grpc
 from counterseal.identity import audience
+from counterseal.rpc.erasure import ErasureFollower, remember
 from counterseal.rpc.keys import KeyCache, PublicKey
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
@@ -24,6 +25,7 @@ from counterseal_credentials.grants.intents import IntentReader
 from counterseal_credentials.grants.lending import Lender
 from counterseal_credentials.grants.reconciler import Reconciler
 from counterseal_credentials.grants.service import GrantService
+from counterseal_credentials.registrations import Registrations
 from counterseal_credentials.tokens.engine import Domain
 from counterseal_credentials.tokens.exchange import Exchange
 from counterseal_credentials.tokens.jwks_source import JwksSource
@@ -36,8 +38,10 @@ ISSUING_THREADS, REVOKING_THREADS, JWKS_THREADS = 8, 4, 2
 async def build(rt: Runtime) -> Sequence[Registration]:
     """Make the servicers and start the background work."""
     config = CredentialsConfig.of(rt.config)
+    registrations = Registrations(config)
+    rt.on_hangup = lambda: registrations.reload(lambda: CredentialsConfig.of(rt.reread()))
     environment = Environment(rt.environment)
-    outbox = Outbox(rt.engine, LedgerClient(rt.channel("audit")))
+    outbox = Outbox(rt.engine, LedgerClient(rt.channel("audit")), on_ack=remember)
     published = PublishedKeys(rt.engine, rt.vault, environment, outbox, rt.clock, rt.new_id)
 
     async def verification_keys() -> Mapping[str, PublicKey]:
@@ -70,6 +74,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     fetching = ThreadPoolExecutor(JWKS_THREADS, thread_name_prefix="jwks")
     exchange = Exchange(
         config,
+        registrations,
         Domain(rt.spiffe_id, audience(rt.trust_domain, rt.environment), rt.environment),
         engine_=rt.engine,
         signer=rt.signer("ctx"),
@@ -130,11 +135,15 @@ async def build(rt: Runtime) -> Sequence[Registration]:
             await barrier.close()
 
     rt.spawn("finish", finish())
+    erasures = ErasureFollower(
+        rt.engine, rt.channel("audit"), outbox, rt.environment, rt.backup_days, rt.clock, rt.new_id
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
+    rt.spawn("erasures", erasures.run(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, freshness, rt.stopping))
     rt.spawn("reconciler", reconciler.run(rt.stopping))
     return [
-        (token_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(exchange, published, config, refusals)),
+        (token_pb2_grpc.add_TokenServiceServicer_to_server, TokenService(exchange, published, registrations, refusals)),
         (grant_pb2_grpc.add_GrantServiceServicer_to_server, GrantService(lender)),
         (grant_admin_pb2_grpc.add_GrantAdminServiceServicer_to_server, GrantAdminService(rt.engine, barrier)),
     ]

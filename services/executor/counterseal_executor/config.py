@@ -22,6 +22,7 @@ class ExecutorConfig:
     recovery_seconds: pause of the loop that looks for plans without an owner.
     max_workers: plans driven at once by this process.
     containment_stale_seconds: age of the containment stream after which nothing above read-only starts.
+    checkpoint_stale_seconds: age of the oldest entry without a signed checkpoint from which on nothing is committed.
     two_people: whether tools need a second person's call; None: in the environment `prod` only.
     """
 
@@ -30,6 +31,7 @@ class ExecutorConfig:
     recovery_seconds: float = 1.0
     max_workers: int = 16
     containment_stale_seconds: float = 5.0
+    checkpoint_stale_seconds: float = 60.0
     two_people: bool | None = None
 
     def needs_two_people(self, environment: str) -> bool:
@@ -43,6 +45,7 @@ class _Plain:
     recovery_seconds: float = 1.0
     max_workers: int = 16
     containment_stale_seconds: float = 5.0
+    checkpoint_stale_seconds: float = 60.0
     two_people: bool | None = None
 
 
@@ -75,5 +78,6 @@ def bind_config(table: Mapping[str, Any]) -> ExecutorConfig:
         recovery_seconds=plain.recovery_seconds,
         max_workers=plain.max_workers,
         containment_stale_seconds=plain.containment_stale_seconds,
+        checkpoint_stale_seconds=plain.checkpoint_stale_seconds,
         two_people=plain.two_people,
     )

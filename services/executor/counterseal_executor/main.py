@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.api.executor.v1 import operator_pb2_grpc, plan_pb2_grpc, tool_pb2_grpc
 from counterseal.documents.effects import PLAN_COMMITTED
+from counterseal.rpc.erasure import ErasureFollower, remember
 from counterseal.rpc.ledger_client import Appended, LedgerClient
 from counterseal.rpc.ledger_wire import kind_of
 from counterseal.rpc.outbox import Outbox
@@ -22,7 +23,7 @@ from counterseal_executor.containment.barrier import Barrier
 from counterseal_executor.containment.follower import follow
 from counterseal_executor.containment.service import OperatorService
 from counterseal_executor.logins import Logins, Unwrapper
-from counterseal_executor.peers import Broker, Policy
+from counterseal_executor.peers import Broker, Ledger, Policy
 from counterseal_executor.plans.commit import Gate
 from counterseal_executor.plans.propose import Proposer
 from counterseal_executor.plans.reading import Reader
@@ -66,14 +67,27 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
     recovery = Recovery(means)
     behind.on_found += [recovery.stop, rt.unfit.set]
     proposer = Proposer(rt.engine, maker, config, policy, reader, rt.keys.get, secrets.token_bytes)
-    gate = Gate(rt.engine, maker, policy, reader, rt.keys.get, barrier)
+    gate = Gate(
+        rt.engine,
+        maker,
+        policy,
+        Ledger(lambda: rt.channel("audit")),
+        reader,
+        rt.keys.get,
+        barrier,
+        config.checkpoint_stale_seconds,
+    )
     plans = PlanService(rt.engine, maker, proposer, gate, signals, restore, recovery.start, rt.stopping)
     await barrier.refresh()
     rt.hooks.check_caller = barrier.check_caller
     rt.hooks.on_refused = RefusalRecorder(
         into_outbox(rt.engine, outbox), environment=rt.environment, clock=rt.clock, new_id=rt.new_id
     )
+    erasures = ErasureFollower(
+        rt.engine, lambda: rt.channel("audit"), outbox, rt.environment, rt.backup_days, rt.clock, rt.new_id
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
+    rt.spawn("erasures", erasures.run(rt.stopping))
     rt.spawn("containment", follow(rt.channel("policy"), barrier, rt.stopping))
     rt.spawn("restore-check", restore.loop(rt.stopping))
     rt.spawn("recovery", recovery.loop(rt.stopping))
@@ -92,6 +106,7 @@ async def acknowledge_commits(
     conn: AsyncConnection, acknowledged: Sequence[tuple[ledger_pb2.NewEntry, Appended]]
 ) -> None:
     """Let workers claim plans whose commit the ledger holds; part of the transaction that notes the receipt."""
+    await remember(conn, acknowledged)
     plans = [entry.stream.removeprefix("plan:") for entry, _ in acknowledged if kind_of(entry) == PLAN_COMMITTED]
     if plans:
         await db.run(conn, f"SELECT set_config('counterseal.tenant', '{db.EVERY_TENANT}', true)")

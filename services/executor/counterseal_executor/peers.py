@@ -1,17 +1,20 @@
-"""The three services that the executor calls, as it needs them: values in, values out, our own errors."""
+"""The services that the executor calls, as it needs them: values in, values out, our own errors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
+from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
 from counterseal.api.common.v1 import decision_pb2
 from counterseal.api.credentials.v1 import grant_pb2, grant_pb2_grpc, token_pb2, token_pb2_grpc
 from counterseal.api.policy.v1 import decision_pb2 as policy_pb2
 from counterseal.api.policy.v1 import decision_pb2_grpc as policy_grpc
+from counterseal.canonical import parse_strict
 from counterseal.documents.tool import ToolDescriptor
+from counterseal.errors import NotFound
 from counterseal.identity import TOKEN_METADATA_KEY
 from counterseal.ids import new_id
 from counterseal.rpc.status import from_rpc_error
@@ -185,6 +188,36 @@ class Broker:
         )
         answer = await _call(self._grants.RevokeAttempt, request, None, "credentials", seconds=seconds)
         return Revoked(answer.never_redeemed, answer.verified_dead)
+
+
+class Ledger:
+    """What the ledger says about a tenant's log; what it is to hold goes through the outbox."""
+
+    def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
+        self._channel = channel
+
+    async def unsigned_since(self, tenant: str, fresh_ms: int) -> int | None:
+        """Return when the oldest entry that no checkpoint covers was taken (ms), or None when none is that old.
+
+        fresh_ms: a checkpoint signed after this moment answers by itself: what it leaves out is younger. The age of
+        the checkpoint alone would not do: an idle log's last one is old, and the entry after it may be new.
+        Raises LedgerUnavailable.
+        """
+        stub = reader_pb2_grpc.LedgerReaderServiceStub(self._channel())
+        signed = 0
+        try:
+            last = await _call(stub.GetCheckpoint, reader_pb2.GetCheckpointRequest(tenant=tenant), None, "audit")
+            if last.size >= last.log_size or last.publish_time.ToMilliseconds() >= fresh_ms:
+                return None
+            signed = last.size
+        except NotFound:
+            pass  # nothing was signed yet, or there is no log
+        try:
+            first = await _call(stub.GetEntry, reader_pb2.GetEntryRequest(tenant=tenant, index=signed), None, "audit")
+        except NotFound:
+            return None
+        received = int(parse_strict(first.entry.entry)["srv"]["receive_time_ms"])
+        return received if received < fresh_ms else None
 
 
 async def _call(method: Any, request: Any, token: str | None, peer: str, *, seconds: float = CALL_SECONDS) -> Any:

@@ -10,6 +10,7 @@ from counterseal.api.policy.v1 import (
     decision_pb2_grpc,
     policy_admin_pb2_grpc,
 )
+from counterseal.rpc.erasure import ErasureFollower, remember
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
 from counterseal.rpc.refusals import RefusalRecorder, into_outbox
@@ -34,7 +35,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     """Make the servicers and start the background work."""
     own = config.parse(rt.config)
     rules = ConditionEngine()
-    outbox = Outbox(rt.engine, LedgerClient(lambda: rt.channel("audit")))
+    outbox = Outbox(rt.engine, LedgerClient(lambda: rt.channel("audit")), on_ack=remember)
     refused = RefusalRecorder(
         into_outbox(rt.engine, outbox), environment=rt.environment, clock=rt.clock, new_id=rt.new_id
     )
@@ -71,7 +72,18 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     await board.refresh()
     rt.hooks.check_caller = board.check_caller
     rt.hooks.on_refused = refused
+    erasures = ErasureFollower(
+        rt.engine,
+        lambda: rt.channel("audit"),
+        outbox,
+        rt.environment,
+        rt.backup_days,
+        rt.clock,
+        rt.new_id,
+        after=frozenset({"executor"}),  # a decision's facts are needed while its plan runs
+    )
     rt.spawn("outbox", outbox.relay(rt.stopping))
+    rt.spawn("erasures", erasures.run(rt.stopping))
     rt.spawn("containment-board", board.poll(rt.stopping))
     rt.spawn("barrier-adoption", adoption.run(rt.stopping))
     rt.spawn(

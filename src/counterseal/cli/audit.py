@@ -3,7 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from counterseal.cli.arguments import add_json
 from counterseal.cli.options import add_options
 
 if TYPE_CHECKING:
@@ -13,21 +12,27 @@ if TYPE_CHECKING:
 def register(subparsers: "Subparsers") -> None:
     """Add the command and its own subcommands."""
     parser = subparsers.add_parser("audit", help="verify, export and prove the ledger")
-    commands = parser.add_subparsers(dest="audit_command", metavar="COMMAND", required=True)
+    from counterseal.cli import (
+        audit_admin,
+        audit_export,
+        audit_monitor,
+        audit_read,
+        audit_retention,
+        audit_verify,
+        audit_witness,
+    )
 
-    from counterseal.cli import audit_export, audit_read, audit_verify
-
-    for name, run, line in (
-        ("verify", audit_verify.run, "verify an exported log: every entry, tile, root and signature"),
-        ("chain", audit_verify.run_chain, "verify, and check decision, commit, intent, credential, outcome in order"),
-    ):
-        one = commands.add_parser(name, help=line)
-        one.add_argument("directory", metavar="DIR", help="the export: checkpoint, vkey, tile/...")
-        one.add_argument("--vkey", required=True, metavar="FILE_OR_STRING", help="the log's verifier key, as pinned")
-        one.add_argument("--since", metavar="NOTE", help="a checkpoint that you kept: finds a cut or rewritten history")
-        add_json(one)
-        one.set_defaults(run=run)
-
+    commands: Subparsers = parser.add_subparsers(
+        dest="audit_command",
+        metavar="COMMAND",
+        required=True,
+        parser_class=audit_verify.CommandParser,
+    )
+    audit_verify.register(commands)
+    audit_monitor.register(commands)
+    audit_witness.register(commands)
+    audit_admin.register(commands)
+    audit_retention.register(commands)
     audit_export.register(commands)
     audit_read.register(commands)
 

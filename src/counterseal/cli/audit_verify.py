@@ -1,86 +1,238 @@
-"""`audit verify` and `audit chain`: an export against the key that the auditor pinned. Standard library only.
+"""`audit verify log|checkpoint|entry|consistency|chain`: evidence against the keys that the auditor pinned.
 
-Exit codes: 0 verified, 2 usage, 3 incomplete (a file is missing), 4 tampered or forked.
+Standard library only. Exit codes: 0 verified, 2 usage, 3 incomplete (a file, a quorum or an outcome is missing), 4
+tampered or forked. The verdict is decided before anything is printed, so that a reader who goes away changes nothing.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from counterseal.cli import exits
+from counterseal.canonical import parse_strict
+from counterseal.cli import audit_retention, exits
+from counterseal.cli.arguments import add_json
+from counterseal.cli.audit_sources import MAX_FILE_BYTES, Directory, add_access, opened
 from counterseal.cli.output import complain, emit, say
+from counterseal.errors import NotCanonical
+from counterseal.ledger import disclosure, policy
+from counterseal.ledger import entry as entries
+from counterseal.ledger import proof as proofs
 from counterseal.ledger.chain import Chain
+from counterseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
-from counterseal.ledger.verify import MAX_FINDINGS, Report, verify_log
+from counterseal.ledger.policy import Policy, Witnessed
+from counterseal.ledger.proof import TlogProof
+from counterseal.ledger.registry import REGISTRY
+from counterseal.ledger.tiles import CHECKPOINT
+from counterseal.ledger.treefiles import consistency
+from counterseal.ledger.verify import MAX_FINDINGS, Report, Source, verify_log
 
-MAX_FILE_BYTES = 17 << 20
-"""Above the largest file of the layout: 256 entries of 65,535 bytes, each with its length."""
+if TYPE_CHECKING:
+    from counterseal.cli.arguments import Subparsers
 
-_EXITS = {None: exits.OK, "incomplete": exits.REFUSED, "tampered": exits.TAMPERED, "forked": exits.TAMPERED}
+__all__ = ["MAX_FILE_BYTES", "Directory", "as_json", "exit_code", "read_vkey", "register", "show"]
+
+EXITS = {
+    None: exits.OK,
+    "incomplete": exits.REFUSED,
+    "stale": exits.TAMPERED,
+    "tampered": exits.TAMPERED,
+    "forked": exits.TAMPERED,
+}
+
+PROGRESS_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """The files of an export on disk."""
+class Usage(Exception):
+    """What the command line names cannot be used."""
 
-    root: Path
 
-    def read(self, path: str) -> bytes | None:
-        """Return a file's bytes, at most one more than any good file has; None when there is no such file."""
-        try:
-            with (self.root / path).open("rb") as file:
-                return file.read(MAX_FILE_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+class CommandParser(argparse.ArgumentParser):
+    """A parser of which one subcommand may be left out: what is no subcommand's name is that one's argument."""
 
-    def paths(self, below: str = "tile/") -> Iterable[str]:
-        """Return the paths of all files below a folder."""
-        found = (self.root / below).rglob("*")
-        return sorted(path.relative_to(self.root).as_posix() for path in found if not path.is_dir())
+    default_command = ""
 
-    def lines(self, path: str) -> Iterator[bytes] | None:
-        """Yield a file's lines; None when there is no such file."""
-        return None
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Put the default subcommand in front where none is named."""
+        if self.default_command and args and args[0] not in (*self._names(), "-h", "--help"):
+            args = [self.default_command, *args]
+        return super().parse_known_args(args, namespace)
+
+    def _names(self) -> list[str]:
+        return [name for group in self._actions if isinstance(group.choices, dict) for name in group.choices]
+
+
+def register(commands: "Subparsers") -> None:
+    """Add `verify` with its subcommands, and `chain`, the older name of `verify chain`."""
+    parser = commands.add_parser("verify", help="verify a log, a checkpoint, one entry, or what actions were proven")
+    kinds = parser.add_subparsers(dest="verify_command", metavar="KIND", required=True)
+    parser.default_command = "log"  # type: ignore[attr-defined]
+
+    whole = "verify an exported log: every entry, tile, root, key and signature (the default: `verify DIR`)"
+    _add_log(kinds.add_parser("log", help=whole), run)
+    chained = "verify a log, and the chain from decision to outcome inside it"
+    _add_log(kinds.add_parser("chain", help=chained), run_chain)
+    _add_log(commands.add_parser("chain", help="the same as `verify chain`"), run_chain)
+
+    one = kinds.add_parser("checkpoint", help="verify a signed head by itself")
+    one.add_argument("note", metavar="NOTE", help="the file")
+    add_keys(one)
+    one.set_defaults(run=run_checkpoint)
+
+    one = kinds.add_parser("entry", help="verify that an entry is in the log, from its .tlog-proof")
+    one.add_argument("proof", metavar="PROOF", help="the .tlog-proof file")
+    one.add_argument("--entry", metavar="FILE", help="the entry's bytes, default: PROOF with .entry.json as its ending")
+    add_keys(one)
+    one.set_defaults(run=run_entry)
+
+    one = kinds.add_parser("consistency", help="verify that one head of a log is an extension of another")
+    one.add_argument("old", metavar="A", help="a signed head: a note, or an export")
+    one.add_argument("new", metavar="B", help="another; where their sizes differ, the larger is an export with tiles")
+    add_keys(one)
+    add_access(one)
+    one.set_defaults(run=run_consistency)
+
+    audit_retention.register_check(kinds)
+
+
+def _add_log(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int]) -> None:
+    parser.add_argument("directory", metavar="SOURCE", help="the export (directory or zip), or the log's URL")
+    add_keys(parser)
+    parser.add_argument("--since", metavar="NOTE", help="a checkpoint that you kept: finds a cut or rewritten history")
+    add_access(parser)
+    parser.set_defaults(run=command)
+
+
+def add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vkey",
+        action="append",
+        required=True,
+        metavar="FILE_OR_STRING",
+        help="the log's verifier key, as pinned; again for each earlier shard whose key you pinned",
+    )
+    parser.add_argument("--policy", metavar="FILE", help="witnesses that must have cosigned (C2SP tlog-policy)")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Verify a directory and print what holds and what does not."""
-    return _verify(args, None)
+    """Verify a log and print what holds and what does not."""
+    return guarded(lambda: _verify(args, None))
 
 
 def run_chain(args: argparse.Namespace) -> int:
-    """Verify a directory, then the chain of evidence inside it."""
-    return _verify(args, Chain())
+    """Verify a log, then the chain of evidence inside it."""
+    return guarded(lambda: _verify(args, Chain()))
+
+
+def run_checkpoint(args: argparse.Namespace) -> int:
+    """Verify a signed head."""
+
+    def work() -> int:
+        data = _read(args.note)
+        try:
+            checkpoint, times = _open(data, keys_of(args), policy_of(args))
+        except VerificationError as error:
+            return _refuse(args, error.at(args.note))
+        return _accept(args, checkpoint, times)
+
+    return guarded(work)
+
+
+def run_entry(args: argparse.Namespace) -> int:
+    """Verify an entry by its offline proof, and the disclosures that the proof carries."""
+
+    def work() -> int:
+        file = Path(args.proof)
+        data = _read(args.entry or str(file.with_name(file.name.removesuffix(".tlog-proof") + ".entry.json")))
+        keys, trust = keys_of(args), policy_of(args)
+        raw = _read(args.proof)
+        try:
+            proof = proofs.parse(raw)
+            checkpoint, times = _open(proof.checkpoint, keys, trust)
+            proof.verify(data, keys)
+            entry = entries.parse(data)
+            shown = _disclosed(proof, entry)
+        except VerificationError as error:
+            return _refuse(args, error.at(args.proof))
+        more = {"index": proof.index, "type": entry.type, "event_id": entry.event_id, "disclosed": shown}
+        return _accept(args, checkpoint, times, more)
+
+    return guarded(work)
+
+
+def run_consistency(args: argparse.Namespace) -> int:
+    """Verify that the larger of two heads is an extension of the smaller."""
+
+    def work() -> int:
+        keys, trust = keys_of(args), policy_of(args)
+        try:
+            with ExitStack() as stack:
+                heads = [_head_of(text, args, stack) for text in (args.old, args.new)]
+                checked = [(_open(data, keys, trust)[0], source) for data, source in heads]
+                (old, _), (new, source) = sorted(checked, key=lambda one: one[0].size)
+                if old.origin != new.origin:
+                    raise VerificationError(f"the heads are of two logs, {old.origin} and {new.origin}")
+                consistency(source, old, new)
+        except VerificationError as error:
+            return _refuse(args, error.at(f"{args.old}, {args.new}"))
+        return _accept(args, new, {}, {"old_size": old.size})
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except Usage as problem:
+        complain(str(problem))
+        return exits.USAGE
 
 
 def _verify(args: argparse.Namespace, chain: Chain | None) -> int:
-    directory = Path(args.directory)
-    if not directory.is_dir():
-        complain(f"{args.directory} is not a directory")
-        return exits.USAGE
+    key, *pinned = keys_of(args)
+    trust = policy_of(args)
+    since = _read(args.since) if args.since is not None else None
+    on_entry = chain.add if chain is not None else None
     try:
-        key = read_vkey(args.vkey)
+        with opened(args.directory, args) as source:
+            if source is None:
+                raise Usage(f"{args.directory} is not a directory, a zip or a URL")
+            report = verify_log(source, key, since, on_entry, policy=trust, pinned=pinned, on_progress=Progress())
     except VerificationError as error:
-        complain(f"--vkey: {error.message}")
-        return exits.USAGE
-    since = Path(args.since).read_bytes() if args.since is not None else None
-    report = verify_log(Directory(directory), key, since, chain.add if chain is not None else None)
+        return _refuse(args, error.at(args.directory))
     if chain is not None and not report.findings:
         found = chain.findings()
         report = replace(report, findings=tuple(found[:MAX_FINDINGS]), omitted_count=len(found[MAX_FINDINGS:]))
-    if args.json:
-        emit(as_json(report))
-    else:
-        show(report)
+    output(args, as_json(report), lambda: show(report))
     return exit_code(report)
 
 
 def exit_code(report: Report) -> int:
     """Return the exit code that a verdict stands for."""
-    return _EXITS[report.verdict]
+    return EXITS[report.verdict]
+
+
+class Progress:
+    """Says on standard error how far long work is; silent about short work."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + PROGRESS_SECONDS
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + PROGRESS_SECONDS
+            complain(f"{done} of {total} entries ({100 * done // total} %)")
+
+
+# --- what the command line names ---
 
 
 def read_vkey(text: str) -> VerifierKey:
@@ -101,6 +253,121 @@ def read_vkey(text: str) -> VerifierKey:
         raise VerificationError("the file does not hold a verifier key") from None
 
 
+def keys_of(args: argparse.Namespace) -> list[VerifierKey]:
+    try:
+        keys = [read_vkey(text) for text in args.vkey]
+    except VerificationError as error:
+        raise Usage(f"--vkey: {error.message}") from None
+    if len({key.vkey for key in keys}) != len(keys):
+        raise Usage("--vkey: a key is named twice")
+    return keys
+
+
+def policy_of(args: argparse.Namespace) -> Policy | None:
+    if args.policy is None:
+        return None
+    try:
+        return policy.parse(_read(args.policy))
+    except VerificationError as error:
+        raise Usage(f"--policy: {error.where}: {error.message}") from None
+
+
+def _read(path: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise Usage(f"{path}: {getattr(error, 'strerror', None) or 'cannot be read'}") from None
+
+
+def _head_of(text: str, args: argparse.Namespace, stack: ExitStack) -> tuple[bytes, Source | None]:
+    """Return the signed head that `text` names, and its export when it is one."""
+    if Path(text).is_file() and not text.endswith(".zip"):
+        return _read(text), None
+    source = stack.enter_context(opened(text, args))
+    if source is None:
+        raise Usage(f"{text} is neither a note nor an export")
+    data = source.read(CHECKPOINT)
+    if data is None:
+        raise VerificationError("the file is missing", kind="incomplete", where=f"{text}: {CHECKPOINT}")
+    return data, source
+
+
+def _open(data: bytes, keys: list[VerifierKey], trust: Policy | None) -> tuple[Checkpoint, dict[str, int]]:
+    if trust is None:
+        return open_checkpoint(data, keys), {}
+    witnessed: Witnessed = trust.open(data, keys)
+    return witnessed.checkpoint, dict(witnessed.times)
+
+
+def _disclosed(proof: TlogProof, entry: entries.Entry) -> dict[str, Any]:
+    """Return the sealed fields that the proof's `extra` line opens, by name; each must be one that the entry sealed."""
+    if proof.extra is None:
+        return {}
+    try:
+        strings = parse_strict(proof.extra).get("disclosures")
+    except NotCanonical:
+        strings = None
+    if not isinstance(strings, list) or not all(isinstance(one, str) for one in strings):
+        raise VerificationError("the proof's extra line does not hold disclosures")
+    found = disclosure.check(strings, REGISTRY[entry.type].sealed)
+    if not set(entry.document.get("_sd", ())).issuperset(map(disclosure.digest, strings)):
+        raise VerificationError("a disclosure is not one of those that the entry sealed")
+    return {one.name: one.value for one in found}
+
+
+# --- what is printed ---
+
+
+def output(args: argparse.Namespace, document: dict[str, Any], tell: Callable[[], None]) -> None:
+    """Print for a machine or a person. A reader that went away does not change the verdict."""
+    try:
+        if args.json:
+            emit(document)
+        else:
+            tell()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None
+
+
+def _refuse(args: argparse.Namespace, error: VerificationError) -> int:
+    document = {"verdict": error.kind, "findings": [finding_of(error)]}
+
+    def tell() -> None:
+        say(f"{error.kind}: {error.where}: {error.message}")
+        say(f"verdict      {error.kind}")
+
+    output(args, document, tell)
+    return EXITS[error.kind]
+
+
+def _accept(
+    args: argparse.Namespace, head: Checkpoint, times: dict[str, int], more: dict[str, Any] | None = None
+) -> int:
+    document = {
+        "verdict": "verified",
+        "origin": head.origin,
+        "size": head.size,
+        "root": head.root.hex(),
+        "witnesses": times,
+        **(more or {}),
+    }
+
+    def tell() -> None:
+        say(f"log          {head.origin}")
+        say(f"entries      {head.size}")
+        say(f"root         {head.root.hex()}")
+        for name, value in (more or {}).items():
+            if value not in ({}, ""):
+                say(f"{name:<12} {value}")
+        _show_witnesses(tuple(sorted(times.items())))
+        say("verdict      verified")
+
+    output(args, document, tell)
+    return exits.OK
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report as one JSON document."""
     return {
@@ -110,9 +377,17 @@ def as_json(report: Report) -> dict[str, Any]:
         "root": report.root.hex(),
         "tenant": report.tenant,
         "environment": report.environment,
-        "findings": [{"kind": f.kind, "where": f.where, "message": f.message} for f in report.findings],
+        "rotation_count": report.rotation_count,
+        "disclosed_count": report.disclosed_count,
+        "witnesses": dict(report.witnesses),
+        "shards": [{"origin": one.origin, "size": one.size, "root": one.root.hex()} for one in report.shards],
+        "findings": [finding_of(f) for f in report.findings],
         "omitted_count": report.omitted_count,
     }
+
+
+def finding_of(finding: VerificationError) -> dict[str, str]:
+    return {"kind": finding.kind, "where": finding.where, "message": finding.message}
 
 
 def show(report: Report) -> None:
@@ -121,9 +396,21 @@ def show(report: Report) -> None:
         say(f"{finding.kind}: {finding.where}: {finding.message}")
     if report.omitted_count:
         say(f"... and {report.omitted_count} more findings")
+    for older in report.shards:
+        say(f"after        {older.size} entries of {older.origin}")
     say(f"log          {report.origin}")
     if report.tenant:
         say(f"of           tenant {report.tenant}, environment {report.environment}")
     say(f"entries      {report.size}")
     say(f"root         {report.root.hex()}")
+    if report.rotation_count:
+        say(f"rotations    {report.rotation_count}")
+    if report.disclosed_count:
+        say(f"disclosed    {report.disclosed_count} fields")
+    _show_witnesses(report.witnesses)
     say(f"verdict      {report.verdict or 'verified: every entry, tile, root and signature holds'}")
+
+
+def _show_witnesses(times: tuple[tuple[str, int], ...]) -> None:
+    for name, seconds in times:
+        say(f"witness      {name}, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))} UTC")

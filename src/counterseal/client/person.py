@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
+from counterseal.api.audit.v1 import ledger_admin_pb2, ledger_admin_pb2_grpc, reader_pb2, reader_pb2_grpc
 from counterseal.api.common.v1 import containment_pb2
 from counterseal.api.credentials.v1 import grant_admin_pb2, grant_admin_pb2_grpc
 from counterseal.api.executor.v1 import (
@@ -29,13 +29,14 @@ from counterseal.api.policy.v1 import (
     containment_pb2 as trip_pb2,
 )
 from counterseal.client.connection import Connection
+from counterseal.client.retention import RetentionCalls
 from counterseal.client.tokens import Tokens
 
 _METHOD = re.compile(r"(?P<service>[a-z]+)\.(?P<stub>[A-Za-z]+)/(?P<method>[A-Za-z]+)")
 TRIP_SECONDS = 30.0
 
 
-class Person:
+class Person(RetentionCalls):
     """A person's calls; `tokens` exchanges their OIDC token. Every method raises ServiceError."""
 
     def __init__(self, connection: Connection, tokens: Tokens) -> None:
@@ -215,6 +216,45 @@ class Person:
         request = reader_pb2.ExportLogRequest(min_size=min_size)
         async for part in self._connection.stream("audit", stub.ExportLog, request, token=token, seconds=60.0):
             yield part
+
+    async def freeze_log(
+        self, reason_code: str, request_digest: str = "", *, system: bool = False
+    ) -> ledger_admin_pb2.FreezeLogResponse:
+        """Close the tenant's log for ever; two people."""
+        request = ledger_admin_pb2.FreezeLogRequest(reason_code=reason_code, system=system)
+        _second(request, request_digest)
+        return await self._ledger_admin("FreezeLog", request)  # type: ignore[no-any-return]
+
+    async def open_shard(
+        self, predecessor_checkpoint: bytes = b"", request_digest: str = "", *, system: bool = False
+    ) -> ledger_admin_pb2.OpenShardResponse:
+        """Begin the log behind one that is frozen or forked; two people."""
+        request = ledger_admin_pb2.OpenShardRequest(predecessor_checkpoint=predecessor_checkpoint, system=system)
+        _second(request, request_digest)
+        return await self._ledger_admin("OpenShard", request)  # type: ignore[no-any-return]
+
+    async def adopt_anchor(
+        self, size: int = 0, root_hash: bytes = b"", request_digest: str = "", *, system: bool = False
+    ) -> ledger_admin_pb2.AdoptAnchorResponse:
+        """Take the log's head for right although its anchor is gone; two people. Size 0 only asks for the head."""
+        request = ledger_admin_pb2.AdoptAnchorRequest(size=size, root_hash=root_hash, system=system)
+        _second(request, request_digest)
+        return await self._ledger_admin("AdoptAnchor", request)  # type: ignore[no-any-return]
+
+    async def rotate_log_key(self, *, system: bool = False) -> ledger_admin_pb2.RotateLogKeyResponse:
+        """Make the newest version of the transit key the log's key."""
+        return await self._ledger_admin("RotateLogKey", ledger_admin_pb2.RotateLogKeyRequest(system=system))  # type: ignore[no-any-return]
+
+    async def reconcile_receipts(
+        self, receipts: Sequence[ledger_admin_pb2.Receipt], *, system: bool = False
+    ) -> ledger_admin_pb2.ReconcileReceiptsResponse:
+        """Compare at most 1,024 receipts with the log."""
+        request = ledger_admin_pb2.ReconcileReceiptsRequest(receipts=receipts, system=system)
+        return await self._ledger_admin("ReconcileReceipts", request, repeat=True)  # type: ignore[no-any-return]
+
+    async def _ledger_admin(self, method: str, request: Any, **options: Any) -> Any:
+        made = ledger_admin_pb2_grpc.LedgerAdminServiceStub(self._connection.channel("audit"))
+        return await self._call("audit", getattr(made, method), request, **options)
 
     async def _policy(self, stub: Any, method: str, request: Any, **options: Any) -> Any:
         made = stub(self._connection.channel("policy"))

@@ -55,8 +55,10 @@ def own_table(service: str, wanted: Wanted, running: Running) -> Tables:
     if service == "credentials":
         return _credentials(wanted, running)
     if service == "audit":
-        # The ledger refuses a database that may lose commits, unless it is told that nothing is to be kept.
-        return {"allow_unsafe_database": True} if not wanted.durable else {}
+        # The ledger refuses a database that may lose commits, unless it is told that nothing is to be kept. On one
+        # machine the tenant's people are the platform's too.
+        kept = {"allow_unsafe_database": True} if not wanted.durable else {}
+        return {"platform_operator_roles": ["operator"], **kept}
     if service == "policy":
         # On one machine the tenant's people are the platform's too.
         return {"platform_author_roles": ["policy_author"], "platform_operator_roles": ["operator"]}

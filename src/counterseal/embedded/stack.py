@@ -179,7 +179,8 @@ class Stack:
                 await _ensure_role(connection, name, None)
                 await _ensure_database(connection, name, owner=f"{name}_owner")
                 await connection.execute(f"GRANT CONNECT ON DATABASE {name} TO {name}")
-            await _ensure_part(connection, "counterseal_audit", "counterseal_audit_follower")
+            for part in ("follower", "retention"):
+                await _ensure_part(connection, "counterseal_audit", f"counterseal_audit_{part}")
         finally:
             await connection.close()
         return control.dsn("openbao", "openbao", password) + "?sslmode=disable"
@@ -274,7 +275,7 @@ async def _ensure_role(connection: Any, name: str, password: str | None) -> None
 
 
 async def _ensure_part(connection: Any, runtime: str, name: str) -> None:
-    """Make a role without login that a runtime role may become for a transaction, and inherits nothing from."""
+    """Make a role without login that a runtime role may become for a transaction; nothing of it is inherited."""
     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", name):
         await connection.execute(f"CREATE ROLE {identifier(name)} NOLOGIN")
     await connection.execute(f"ALTER ROLE {identifier(runtime)} NOINHERIT")

@@ -129,22 +129,14 @@ class Supervisor:
         service = self._services[name]
         deadline = time.monotonic() + seconds
         # A channel of its own per try: a refused connection must not cost gRPC's reconnect backoff.
-        while not await self._serving(name):
+        while not await self.serving(name):
             gave_up = service.starts >= 3 and self.pid(name) is None
             if gave_up or time.monotonic() > deadline:
                 raise ServiceFailed(f"{name} did not become ready; see {service.log}\n{_tail(service.log)}")
             await asyncio.sleep(0.1)
 
-    async def _stop(self, service: _Service) -> None:
-        if service.keeper is None:
-            return
-        service.held.set()
-        await _end(service.process)
-        service.keeper.cancel()
-        await asyncio.gather(service.keeper, return_exceptions=True)
-        (self._run / f"{service.name}.pid").unlink(missing_ok=True)
-
-    async def _serving(self, name: str) -> bool:
+    async def serving(self, name: str) -> bool:
+        """Tell whether the service answers SERVING right now, over mTLS."""
         folder = self._running.profiles / "operator"
         identity = Identity.from_files(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
         address = self._running.addresses[name]
@@ -155,6 +147,15 @@ class Supervisor:
             except grpc.aio.AioRpcError:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _stop(self, service: _Service) -> None:
+        if service.keeper is None:
+            return
+        service.held.set()
+        await _end(service.process)
+        service.keeper.cancel()
+        await asyncio.gather(service.keeper, return_exceptions=True)
+        (self._run / f"{service.name}.pid").unlink(missing_ok=True)
 
     async def _keep(self, service: _Service) -> None:
         pause = FIRST_PAUSE_SECONDS

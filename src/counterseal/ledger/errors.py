@@ -2,13 +2,15 @@
 
 from typing import Literal
 
-Kind = Literal["tampered", "incomplete", "forked"]
-"""What is wrong: bytes that cannot be right, bytes that are absent, or two valid heads that exclude each other."""
+Kind = Literal["tampered", "incomplete", "forked", "stale"]
+"""What is wrong: bytes that cannot be right, bytes that are absent, two valid heads that exclude each other, or a head
+that is older than a living log's can be."""
 
 _MEANING: dict[Kind, str] = {
     "tampered": "The bytes are not what was logged, or not what the format allows. Do not trust this copy.",
     "incomplete": "Nothing contradicts the log, but not all of it is here. Fetch the missing files and verify again.",
     "forked": "Two signed heads of one log exclude each other. Keep both notes: together they are the evidence.",
+    "stale": "The log promised a sign of life by now. It stands still, or you are shown an old copy: ask elsewhere.",
 }
 
 

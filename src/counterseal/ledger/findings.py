@@ -9,11 +9,11 @@ from counterseal.ledger.errors import Kind, VerificationError
 MAX_FINDINGS = 50
 
 _T = TypeVar("_T")
-_ORDER: tuple[Kind, ...] = ("forked", "tampered", "incomplete")
+_ORDER: tuple[Kind, ...] = ("forked", "tampered", "stale", "incomplete")
 
 
 def worst(findings: "list[VerificationError] | tuple[VerificationError, ...]") -> Kind | None:
-    """Return the worst kind among findings: forked, else tampered, else incomplete; None without any."""
+    """Return the worst kind among findings: forked, tampered, stale, incomplete; None without any."""
     kinds = {finding.kind for finding in findings}
     return next((kind for kind in _ORDER if kind in kinds), None)
 

@@ -78,14 +78,15 @@ class Policy:
         """
         logs = list(dict.fromkeys([*self.log_keys, *log_keys]))
         checkpoint, note = open_signed(data, [*logs, *self.witness_keys])
+        times = {
+            one.name: note.times[one.key] for one in self.witnesses if one.key is not None and one.key in note.times
+        }
         if not self.is_met_by(note.times):
-            names = sorted(witness.name for witness in self.witnesses if witness.key in note.times)
             raise VerificationError(
                 f"the checkpoint of size {checkpoint.size} is not cosigned by the quorum {self.quorum!r}; "
-                f"witnesses that did: {', '.join(names) or 'none'}",
+                f"witnesses that did: {', '.join(sorted(times)) or 'none'}",
                 kind="incomplete",
             )
-        times = {witness.name: note.times[witness.key] for witness in self.witnesses if witness.key in note.times}
         return Witnessed(checkpoint, times)
 
 

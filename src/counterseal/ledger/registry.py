@@ -324,8 +324,8 @@ REGISTRY: Mapping[str, EventType] = {
         AUDIT,
         group("predecessor", vkey=Text(VKEY, "an Ed25519 verifier key"), predecessor=DIGESTS, shard=COUNT),
     ),
-    "log.heartbeat": _type(AUDIT, group(size=COUNT)),
-    "log.frozen": _type(AUDIT, group(reason_code=CODE)),
+    "log.heartbeat": _type(AUDIT, group("ordered_by", size=COUNT, ordered_by=PEOPLE)),
+    "log.frozen": _type(AUDIT, group("ordered_by", reason_code=CODE, ordered_by=PEOPLE)),
     "erasure.ordered": _type(AUDIT, group(job_id=ID, person=Person(), ordered_by=PEOPLE), "statement"),
     "payload.erased": _type(
         EVERYONE, group("deks", job_id=ID, deks=ListOf(WORDS), count=COUNT, policy=WORDS, backup_horizon=DATE)

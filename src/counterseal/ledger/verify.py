@@ -6,7 +6,7 @@ name the file, the entry and the byte. One pass, entries are not kept; memory gr
 per plan.
 
 Beside C2SP's files an export may have: `vkey` (the genesis key), `rotation/<n>` (the note that covers the n-th key
-rotation), `disclosures.jsonl` (sealed fields, in order of the entries), `predecessor/` (the export of the shard before).
+rotation), `disclosures.jsonl` (sealed fields, in order of the entries), `predecessor/` (the shard before, all of it).
 """
 
 import contextlib

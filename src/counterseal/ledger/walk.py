@@ -1,4 +1,4 @@
-"""The tree of a log derived again from its files: every leaf hash, every tile, the root at every size that is asked for.
+"""The tree of a log derived again from its files: every leaf hash, every tile, the root at each size that is wanted.
 
 One pass over the bundles, from the first entry or from where an earlier pass ended; memory holds one bundle and one
 tile a level. What does not hold is a finding that names file, entry and byte.
@@ -145,7 +145,7 @@ class Walk:
     def _missing_subtree(self) -> None:
         """After a hole that cannot be bridged: name the other files that are missing, up to the limit."""
         for tile in chain(tiles.tiles_of(self.head.size), tiles.bundles_of(self.head.size)):
-            self.findings.attempt(tile.path, partial(self._read, tile))
+            self.findings.attempt(tile.path, partial(read_tile, self.files, tile))
             if self.findings.omitted_count:
                 return
 
@@ -162,21 +162,23 @@ class Walk:
 
     def read_hashes(self, tile: Tile) -> list[bytes]:
         """Return the hashes of a tile. Raises VerificationError when it is missing or malformed."""
-        return tiles.parse_hashes(tile, self._read(tile))
+        return tiles.parse_hashes(tile, read_tile(self.files, tile))
 
     def read_entries(self, bundle: Tile) -> list[bytes]:
         """Return the entries of a bundle. Raises VerificationError when it is missing or malformed."""
-        return tiles.parse_bundle(bundle, self._read(bundle))
+        return tiles.parse_bundle(bundle, read_tile(self.files, bundle))
 
-    def _read(self, tile: Tile) -> bytes:
-        data = self.files.read(tile.path)
-        if data is None and not tile.is_full:
-            # tlog-tiles lets a log delete a partial tile once the full one exists.
-            full = self.files.read(Tile(tile.level, tile.index, WIDTH).path)
-            data = None if full is None else prefix_of(full, tile)
-        if data is None:
-            raise VerificationError("the file is missing", kind="incomplete", where=tile.path)
-        return data
+
+def read_tile(files: Files, tile: Tile) -> bytes:
+    """Return the bytes of a tile or bundle. Raises VerificationError, `incomplete` when it is missing."""
+    data = files.read(tile.path)
+    if data is None and not tile.is_full:
+        # tlog-tiles lets a log delete a partial tile once the full one exists.
+        full = files.read(Tile(tile.level, tile.index, WIDTH).path)
+        data = None if full is None else prefix_of(full, tile)
+    if data is None:
+        raise VerificationError("the file is missing", kind="incomplete", where=tile.path)
+    return data
 
 
 def check_strays(paths: Iterable[str], files: Files, size: int, findings: Findings) -> None:

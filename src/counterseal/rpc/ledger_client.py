@@ -14,7 +14,7 @@ import grpc
 
 from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
 from counterseal.canonical import JsonObject
-from counterseal.errors import InputInvalid, LedgerUnavailable, LogForked, ServiceError, all_errors
+from counterseal.errors import CheckpointStale, InputInvalid, LedgerUnavailable, LogForked, ServiceError, all_errors
 from counterseal.ledger import entry as entries
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.fields import PSEUDONYM
@@ -25,6 +25,7 @@ from counterseal.rpc.status import from_rpc_error
 MAX_ENTRIES = 256
 MAX_BATCH_BYTES = 2 << 20
 TIMEOUT_SECONDS = 10.0
+_DURABLE = ledger_pb2.APPEND_MODE_DURABLE
 
 Channel = grpc.aio.Channel | Callable[[], grpc.aio.Channel]
 """The channel to audit, or a function that returns the current one (channels are replaced with certificates)."""
@@ -36,6 +37,7 @@ class Appended:
 
     pseudonyms: person as sent -> pseudonym as stored; `erasure.ordered` names people by it.
     signed_size: what the latest signed checkpoint covers, 0 for none; signed_time_ms: when it was signed.
+    tlog_proof: the offline proof (C2SP tlog-proof), where more than DURABLE was asked for.
     """
 
     event_id: str
@@ -46,6 +48,7 @@ class Appended:
     signed_size: int
     signed_time_ms: int
     pseudonyms: Mapping[str, str]
+    tlog_proof: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,31 @@ class LedgerClient:
         self._timeout = timeout_seconds
         self._stream: _Stream | None = None
 
-    async def append(self, requests: Sequence[ledger_pb2.NewEntry]) -> list[AppendOutcome]:
+    async def append(
+        self,
+        requests: Sequence[ledger_pb2.NewEntry],
+        mode: "ledger_pb2.AppendMode.ValueType" = ledger_pb2.APPEND_MODE_DURABLE,
+    ) -> list[AppendOutcome]:
         """Append entries in order and return one outcome per entry; each `Appended` is durable and checked.
 
+        mode: what an entry must reach to count as appended. One that is durable but got no further in time is refused
+        with CHECKPOINT_STALE; appending it again waits again.
         Raises LedgerUnavailable when no answer came in time (sending the same entries again is safe), another
         ServiceError when the whole batch was refused, LogForked when the answer is not what was sent.
         """
         outcomes: list[AppendOutcome] = []
         for batch in _batches(requests):
-            results = await self._send(batch)
+            results = await self._send(batch, mode)
             if len(results) != len(batch):
                 raise LogForked(f"the ledger answered {len(results)} results to {len(batch)} entries")
-            outcomes.extend(outcome_of(sent, result) for sent, result in zip(batch, results, strict=True))
+            outcomes.extend(outcome_of(sent, result, mode) for sent, result in zip(batch, results, strict=True))
         return outcomes
 
-    async def append_one(self, request: ledger_pb2.NewEntry) -> Appended:
+    async def append_one(
+        self, request: ledger_pb2.NewEntry, mode: "ledger_pb2.AppendMode.ValueType" = ledger_pb2.APPEND_MODE_DURABLE
+    ) -> Appended:
         """Append one entry. Raises as `append`, and the ledger's own reason when the entry is refused."""
-        (outcome,) = await self.append([request])
+        (outcome,) = await self.append([request], mode)
         if isinstance(outcome, Refused):
             raise outcome.error
         return outcome
@@ -94,7 +105,9 @@ class LedgerClient:
         if stream is not None:
             await stream.close()
 
-    async def _send(self, batch: Sequence[ledger_pb2.NewEntry]) -> Sequence[ledger_pb2.AppendResult]:
+    async def _send(
+        self, batch: Sequence[ledger_pb2.NewEntry], mode: "ledger_pb2.AppendMode.ValueType"
+    ) -> Sequence[ledger_pb2.AppendResult]:
         for attempt in (1, 2):
             fresh = self._stream is None or self._stream.ended
             if fresh:
@@ -103,7 +116,7 @@ class LedgerClient:
             assert stream is not None  # noqa: S101 (set above)
             try:
                 async with asyncio.timeout(self._timeout):
-                    return await stream.send(batch)
+                    return await stream.send(batch, mode)
             except TimeoutError:
                 raise LedgerUnavailable("the ledger did not answer in time") from None
             except StreamEndedError as ended:
@@ -131,13 +144,13 @@ class _Stream:
         self.ended = False
         self._reader = asyncio.create_task(self._read(stub), name="ledger-append-stream")
 
-    async def send(self, batch: Sequence[ledger_pb2.NewEntry]) -> Sequence[ledger_pb2.AppendResult]:
+    async def send(
+        self, batch: Sequence[ledger_pb2.NewEntry], mode: "ledger_pb2.AppendMode.ValueType"
+    ) -> Sequence[ledger_pb2.AppendResult]:
         self._numbers += 1
         future: asyncio.Future[Sequence[ledger_pb2.AppendResult]] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._numbers, future))
-        self._outgoing.put_nowait(
-            ledger_pb2.AppendStreamRequest(batch=self._numbers, entries=batch, mode=ledger_pb2.APPEND_MODE_DURABLE)
-        )
+        self._outgoing.put_nowait(ledger_pb2.AppendStreamRequest(batch=self._numbers, entries=batch, mode=mode))
         return await future
 
     async def close(self) -> None:
@@ -180,13 +193,21 @@ class _Stream:
             future.set_result(answer.results)
 
 
-def outcome_of(sent: ledger_pb2.NewEntry, result: ledger_pb2.AppendResult) -> AppendOutcome:
-    """Return what became of one entry, after checking the receipt against what was sent.
+def outcome_of(
+    sent: ledger_pb2.NewEntry,
+    result: ledger_pb2.AppendResult,
+    mode: "ledger_pb2.AppendMode.ValueType" = ledger_pb2.APPEND_MODE_DURABLE,
+) -> AppendOutcome:
+    """Return what became of one entry, after checking the receipt against what was sent and what was asked for.
 
     Raises LogForked when the entry bytes are not the content that was sent or do not hash to the leaf.
     """
     if result.event_id != sent.event_id:
         raise LogForked("the ledger answered for another event than was sent", event_id=sent.event_id)
+    if result.HasField("unmet") or (result.HasField("appended") and result.appended.reached < mode > _DURABLE):
+        index = result.unmet.index if result.HasField("unmet") else result.appended.index
+        wanted = ledger_pb2.AppendMode.Name(mode).removeprefix("APPEND_MODE_").lower()
+        return Refused(sent.event_id, CheckpointStale(f"durable at index {index}, not {wanted} in time"))
     if not result.HasField("appended"):
         return Refused(sent.event_id, _error(result.refused))
     receipt = result.appended
@@ -209,6 +230,7 @@ def outcome_of(sent: ledger_pb2.NewEntry, result: ledger_pb2.AppendResult) -> Ap
         receipt.signed_size,
         receipt.signed_time.ToMilliseconds() if receipt.HasField("signed_time") else 0,
         pseudonyms,
+        receipt.tlog_proof,
     )
 
 

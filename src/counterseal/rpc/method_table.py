@@ -122,6 +122,32 @@ METHODS: Mapping[str, MethodRule] = {
             "SearchEntries": MethodRule(PEOPLE, "required"),
             "GetTrace": MethodRule(PEOPLE, "required"),
             "ReindexLog": MethodRule(PEOPLE, "required"),
+            "DiscloseEntry": MethodRule(PEOPLE, "required"),
+        },
+    ),
+    **_service(
+        "audit",
+        "RetentionService",
+        {
+            "EraseSubject": MethodRule(PEOPLE, "required"),
+            "GetErasure": MethodRule(PEOPLE, "required"),
+            "ListErasures": MethodRule(PEOPLE, "required"),
+            "PlaceHold": MethodRule(PEOPLE, "required"),
+            "LiftHold": MethodRule(PEOPLE, "required"),
+            "ListHolds": MethodRule(PEOPLE, "required"),
+            "CheckPayloads": MethodRule(PEOPLE, "required"),
+            "TailErasures": MethodRule((POLICY, CREDENTIALS, EXECUTOR), "none"),
+        },
+    ),
+    **_service(
+        "audit",
+        "LedgerAdminService",
+        {
+            "FreezeLog": MethodRule(PEOPLE, "required"),
+            "OpenShard": MethodRule(PEOPLE, "required"),
+            "AdoptAnchor": MethodRule(PEOPLE, "required"),
+            "RotateLogKey": MethodRule(PEOPLE, "required"),
+            "ReconcileReceipts": MethodRule(PEOPLE, "required"),
         },
     ),
     **_service(

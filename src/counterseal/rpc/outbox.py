@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -24,9 +24,11 @@ from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.clock import monotonic_ms
 from counterseal.errors import InternalError, LedgerUnavailable, ServiceError
 from counterseal.rpc import ledger_wire
-from counterseal.rpc.ledger_client import Appended, LedgerClient, Refused
+from counterseal.rpc.ledger_client import Appended, AppendOutcome, Refused
 
 MAX_BATCH = 256
+MAX_READ_BYTES = 8 << 20
+"""What is read at once, however many rows that is (one at least): each part is acknowledged before the next is sent."""
 GRACE_MS = 300
 IDLE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 10.0
@@ -40,7 +42,8 @@ _log = logging.getLogger(__name__)
 def outbox_ddl(runtime_role: str, table: str = "outbox") -> list[str]:
     """Return the statements, for a migration, that make an outbox table; `runtime_role` may insert and acknowledge.
 
-    Rows stay after they are acknowledged: they hold the disclosures (the salts) of the entry's sealed fields.
+    Rows stay after they are acknowledged, as receipts (event id, index, leaf hash); what the entry said goes, sealed
+    fields and people's names included: the ledger has it now, and alone decides how long.
     """
     return [
         f"""CREATE TABLE {table} (
@@ -57,7 +60,7 @@ def outbox_ddl(runtime_role: str, table: str = "outbox") -> list[str]:
         )""",
         f"CREATE UNIQUE INDEX {table}_stream ON {table} (stream, seq) WHERE stream <> ''",
         f"CREATE INDEX {table}_open ON {table} (create_time) WHERE ack_time IS NULL",
-        f"GRANT SELECT, INSERT, UPDATE (log_index, leaf_hash, ack_time, refusal) ON {table} TO {runtime_role}",
+        f"GRANT SELECT, INSERT, UPDATE (request, log_index, leaf_hash, ack_time, refusal) ON {table} TO {runtime_role}",
     ]
 
 
@@ -78,13 +81,20 @@ RefusedHook = Callable[[ledger_pb2.NewEntry, ServiceError], None]
 """Called for an entry that the ledger refused, by whichever sender."""
 
 
+class Appender(Protocol):
+    """What takes entries: `LedgerClient`, or the ledger itself."""
+
+    async def append(self, requests: Sequence[ledger_pb2.NewEntry]) -> list[AppendOutcome]:
+        """Append entries in order and return one outcome per entry. Raises LedgerUnavailable."""
+
+
 class Outbox:
     """One service's outbox. `put` in the service's transaction, then `deliver` to wait or `relay` to leave it be."""
 
     def __init__(
         self,
         engine: AsyncEngine,
-        ledger: LedgerClient,
+        ledger: Appender,
         *,
         table: str = "outbox",
         on_ack: AckHook | None = None,
@@ -180,7 +190,7 @@ class Outbox:
         while not stopping.is_set():
             try:
                 found = await self.relay_once()
-                pause = 0.0 if found == MAX_BATCH else IDLE_SECONDS
+                pause = 0.0 if found else IDLE_SECONDS
             except ServiceError as error:
                 pause = min(MAX_PAUSE_SECONDS, max(IDLE_SECONDS, pause * 2))
                 _log.warning("the outbox is not relayed: %s", error.reason)
@@ -230,8 +240,12 @@ class Outbox:
         """Return unacknowledged entries: by stream, in order of `seq`, so that a cut leaves whole prefixes."""
         rows = await connection.execute(
             sa.text(
-                f"SELECT request FROM {self._table} WHERE {self._open} AND {where}"
-                f" ORDER BY stream, seq, create_time, event_id LIMIT {MAX_BATCH}"
+                f"SELECT request FROM (SELECT request, row_number() OVER line AS at,"
+                " sum(octet_length(request)) OVER line - octet_length(request) AS ahead FROM"
+                f" (SELECT * FROM {self._table} WHERE {self._open} AND {where}"
+                f" ORDER BY stream, seq, create_time, event_id LIMIT {MAX_BATCH}) AS due"
+                " WINDOW line AS (ORDER BY stream, seq, create_time, event_id ROWS UNBOUNDED PRECEDING)) AS sized"
+                f" WHERE ahead < {MAX_READ_BYTES} ORDER BY at"
             ),
             arguments,
         )
@@ -266,7 +280,8 @@ class Outbox:
             if taken:
                 await connection.execute(
                     sa.text(
-                        f"UPDATE {self._table} SET log_index = :i, leaf_hash = :h, ack_time = clock_timestamp()"
+                        f"UPDATE {self._table} SET log_index = :i, leaf_hash = :h, ack_time = clock_timestamp(),"
+                        " request = ''"
                         " WHERE event_id = CAST(:e AS uuid) AND ack_time IS NULL"
                     ),
                     [{"i": a.index, "h": a.leaf_hash, "e": a.event_id} for _, a in taken],

@@ -23,7 +23,7 @@ from counterseal.rpc.outbox import Outbox
 WINDOW_SECONDS = 1.0
 MAX_KEYS = 1024
 
-Put = Callable[[ledger_pb2.NewEntry], Awaitable[None]]
+Put = Callable[[ledger_pb2.NewEntry], Awaitable[object]]
 """Stores one entry for the ledger."""
 
 

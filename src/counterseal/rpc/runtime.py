@@ -47,6 +47,7 @@ START_PATIENCE_SECONDS = 60.0
 log = logging.getLogger("counterseal.runtime")
 
 T = TypeVar("T")
+Reread = Callable[[], Mapping[str, Any]]
 Build = Callable[["Runtime"], Awaitable[Sequence[Registration]]]
 
 
@@ -113,12 +114,15 @@ class ServiceConfig:
 
 @dataclass(slots=True)
 class Runtime:
-    """What a service is built of. Made by `run_service`; `build` may set `hooks` and replace the key source.
+    """What a service is built of, made by `run_service`; `build` may set `hooks` and `on_hangup`, and replace `keys`.
 
     instance_id: a fresh id per process. config: the service's own TOML table, to be bound by the service.
     vault: logged in as this service. engine: its own database under its runtime role. keys: public keys by kid.
     stopping: set when the process drains; streams and loops end on it.
+    reread: reads the service's own table again, after checking the whole file; raises ConfigError.
+    on_hangup: called on SIGHUP; without it the signal ends the process, as it does any.
     unfit: set by a service that must not serve although it runs; its health is NOT_SERVING from then on.
+    backup_days: how long backups of the database are kept.
     """
 
     service: str
@@ -137,8 +141,11 @@ class Runtime:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     hooks: Hooks = field(default_factory=Hooks)
     tracing: Tracing | None = None
+    reread: Callable[[], Mapping[str, Any]] = dict
+    on_hangup: Callable[[], None] | None = None
     crashed: asyncio.Event = field(default_factory=asyncio.Event)
     unfit: asyncio.Event = field(default_factory=asyncio.Event)
+    backup_days: int = 35
     _channels: dict[str, RenewingChannel] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -231,7 +238,8 @@ def run_service(
             spans = start_tracing(bound.telemetry.traces, fixed)
             if spans is not None:
                 ending.callback(spans.close)
-            return asyncio.run(_serve(service, bound, build, spans))
+            reread = lambda: ServiceConfig.bind(service, configuration.load(args.config, os.environ)).own  # noqa: E731
+            return asyncio.run(_serve(service, bound, build, spans, reread))
     except telemetry.TelemetryError as error:
         log.critical("the configuration cannot be used", extra={"problems": str(error)})
         return 2
@@ -262,12 +270,12 @@ async def _migrate(service: str, bound: ServiceConfig) -> None:
         await engine.dispose()
 
 
-async def _serve(service: str, bound: ServiceConfig, build: Build, spans: Tracing | None) -> int:
+async def _serve(service: str, bound: ServiceConfig, build: Build, spans: Tracing | None, reread: Reread) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    starting = asyncio.create_task(_start(service, bound, build, spans))
+    starting = asyncio.create_task(_start(service, bound, build, spans, reread))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
@@ -286,13 +294,17 @@ async def _serve(service: str, bound: ServiceConfig, build: Build, spans: Tracin
     return 1 if runtime.crashed.is_set() else 0
 
 
-async def _start(service: str, bound: ServiceConfig, build: Build, spans: Tracing | None) -> tuple[Runtime, Server]:
+async def _start(
+    service: str, bound: ServiceConfig, build: Build, spans: Tracing | None, reread: Reread
+) -> tuple[Runtime, Server]:
     vault = await _patiently(lambda: _login(bound.vault))
     certificate = await _patiently(lambda: _certificate(vault, bound.common, service))
     runtime = _runtime(service, bound, vault, certificate)
-    runtime.tracing = spans
+    runtime.tracing, runtime.reread = spans, reread
     try:
         registrations = await build(runtime)
+        if runtime.on_hangup is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, runtime.on_hangup)
         shown = ServerIdentity(certificate)
         interceptor = Interceptor(
             trust_domain=runtime.trust_domain,
@@ -341,6 +353,7 @@ def _runtime(service: str, bound: ServiceConfig, vault: Vault, certificate: Iden
         tokens=TokenVerifier(keys.get, audience=audience(common.trust_domain, common.environment), clock=system_clock),
         peers=bound.peers,
         identity=certificate,
+        backup_days=bound.database.backup_days,
     )
     return runtime
 

@@ -127,15 +127,6 @@ async def test_a_forked_log_of_one_tenant_holds_up_no_other(fresh_database: Fres
     assert isinstance(second, Appended)
 
 
-async def test_modes_that_are_not_offered_yet_are_refused_not_ignored(fresh_database: FreshDatabase) -> None:
-    async with audit_server(fresh_database("audit")) as server, server.channel("svc/executor") as channel:
-        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
-        request = ledger_pb2.AppendBatchRequest(entries=[changed()], mode=ledger_pb2.APPEND_MODE_CHECKPOINTED)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.AppendBatch(request)
-        assert from_rpc_error(caught.value).reason == "INPUT_INVALID"
-
-
 async def test_batches_of_a_stream_are_answered_in_order_and_a_skipped_number_ends_it(
     fresh_database: FreshDatabase,
 ) -> None:

@@ -46,6 +46,7 @@ from counterseal.rpc.txn_token import TokenClaims, TokenVerifier
 from counterseal_credentials.config import CredentialsConfig, IssuerConfig, Workload
 from counterseal_credentials.containment import store as barrier
 from counterseal_credentials.containment.engine import ScopeState
+from counterseal_credentials.registrations import Registrations
 from counterseal_credentials.tokens.engine import Domain
 from counterseal_credentials.tokens.exchange import Exchange
 from counterseal_credentials.tokens.jwks_source import JwksSource
@@ -183,8 +184,10 @@ async def office(issuer: IssuerServer, fresh_database: FreshDatabase) -> AsyncIt
     verifier = TokenVerifier(context_key, audience=DOMAIN.audience, clock=system_clock)
     async with serve(ledger) as channel:
         outbox = Outbox(engine, LedgerClient(channel))
+        registrations = Registrations(settings)
         exchange = Exchange(
             settings,
+            registrations,
             DOMAIN,
             engine_=engine,
             signer=signer,
@@ -196,7 +199,7 @@ async def office(issuer: IssuerServer, fresh_database: FreshDatabase) -> AsyncIt
             clock=system_clock,
             new_id=new_id,
         )
-        service = TokenService(exchange, None, settings, record)  # type: ignore[arg-type] # keys: not asked here
+        service = TokenService(exchange, None, registrations, record)  # type: ignore[arg-type] # keys: not asked here
         yield Office(service, issuer, engine, ledger, outbox, verifier, decisions, refused)
     await engine.dispose()
     pool.shutdown()

@@ -14,6 +14,7 @@ from counterseal.errors import (
     ContainmentStale,
     DecisionInvalid,
     IdempotencyKeyReused,
+    LedgerUnavailable,
     NotFound,
     PlanDigestMismatch,
     PlanExpired,
@@ -320,3 +321,14 @@ async def _as_owner(surroundings: World, sql: str, *args: object) -> None:
         await conn.execute(sql, *args)
     finally:
         await conn.close()
+
+
+@requirement("commit:ledger-signs")
+async def test_a_ledger_that_does_not_answer_lets_nothing_be_committed(executor: Executor, surroundings: World) -> None:
+    answer = await executor.propose()
+    surroundings.ledger.unreadable = True
+    with pytest.raises(LedgerUnavailable):
+        await executor.commit(answer)
+    assert (await executor.get(answer.plan_id)).plan.state == "PROPOSED"
+    surroundings.ledger.unreadable = False
+    await executor.commit(answer)

@@ -1,5 +1,6 @@
 """Proposing: strict, idempotent, and no oracle about what the target says."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from counterseal.errors import (
     ServiceError,
     WrongState,
 )
+from counterseal_executor.plans.size import MAX_SEALED_BYTES
 from support.executor import AGENT, IDA, OMAR, Executor, World, refund, sim_tool
 from support.requirements import requirement
 
@@ -235,3 +237,25 @@ async def test_an_agent_sees_a_tool_without_its_connectors_configuration(executo
     assert digest("tool", whole.descriptor_json) == whole.tool_digest == shown.tool_digest
     with acting_for(replace(OMAR, tenant="globex")), pytest.raises(NotFound):
         await executor.tools.GetTool(request, None)
+
+
+async def test_a_plan_that_its_ledger_entry_just_holds_is_taken_and_one_byte_more_is_refused_with_the_numbers(
+    executor: Executor, surroundings: World
+) -> None:
+    """The entry seals the plan's bytes as one text: what counts is that text, with every quote escaped."""
+
+    def sized(plan: bytes) -> int:
+        return len(json.dumps(plan.decode()))
+
+    small = sized((await executor.propose(refund(value="x"))).canonical_plan)
+    room = MAX_SEALED_BYTES - small
+    largest = await executor.propose(refund(value="x" * (1 + room)))
+    assert sized(largest.canonical_plan) == MAX_SEALED_BYTES
+    with pytest.raises(PlanInvalid) as refused:
+        await executor.propose(refund(value="x" * (2 + room)))
+    assert refused.value.metadata == {"size": str(MAX_SEALED_BYTES + 1), "limit": str(MAX_SEALED_BYTES)}
+    assert f"of {MAX_SEALED_BYTES + 1} bytes as a sealed text" in refused.value.message
+    assert "split the plan" in refused.value.message
+    await executor.commit(largest)
+    await executor.until(largest.plan_id, "SUCCEEDED", seconds=60)
+    await surroundings.delivered()

@@ -36,15 +36,6 @@ async def restored(fresh_database: FreshDatabase, tmp_path: Path, past: World) -
         yield new
 
 
-async def _drained(surroundings: World) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            async with surroundings.engine.connect() as connection:
-                if not await connection.scalar(sa.text("SELECT count(*) FROM outbox WHERE ack_time IS NULL")):
-                    return
-            await asyncio.sleep(0.05)
-
-
 async def _cursor(surroundings: World, tenant: str = "acme") -> int:
     async with surroundings.engine.begin() as connection:
         await connection.execute(sa.text("SELECT set_config('counterseal.tenant', '*', true)"))
@@ -72,7 +63,7 @@ async def _compared(surroundings: World, tenant: str = "acme") -> None:
 async def test_a_fresh_database_under_an_old_ledger_is_found_at_the_tenants_first_change(
     executor: Executor, surroundings: World, fresh_database: FreshDatabase, tmp_path: Path
 ) -> None:
-    await _drained(surroundings)
+    await surroundings.delivered()
     first = entries.parse(surroundings.ledger.log_of("acme")[0])
     async with restored(fresh_database, tmp_path, surroundings) as new:
         fresh = await new.start()
@@ -121,7 +112,7 @@ CHANGES: dict[str, Call] = {
 async def test_every_method_that_changes_something_is_refused_and_a_stop_is_taken_but_never_called_quiet(
     executor: Executor, surroundings: World, fresh_database: FreshDatabase, tmp_path: Path
 ) -> None:
-    await _drained(surroundings)
+    await surroundings.delivered()
     methods = {name.rsplit("/", 1)[1] for name in METHODS if name.startswith("/counterseal.api.executor.")}
     assert methods == {*CHANGES, *READS, "HaltScope"}
     async with restored(fresh_database, tmp_path, surroundings) as new:
@@ -137,7 +128,7 @@ async def test_every_method_that_changes_something_is_refused_and_a_stop_is_take
 async def test_another_tenant_is_refused_too_and_learns_nothing_of_the_log_that_told(
     executor: Executor, surroundings: World, fresh_database: FreshDatabase, tmp_path: Path
 ) -> None:
-    await _drained(surroundings)
+    await surroundings.delivered()
     async with restored(fresh_database, tmp_path, surroundings) as new:
         fresh = await new.start()
         with pytest.raises(StateBehindLedger):
@@ -155,7 +146,7 @@ async def test_while_the_ledger_is_away_nothing_is_claimed_and_the_first_answer_
     surroundings.broker.error, surroundings.broker.error_on = LedgerUnavailable(), "exchange"
     answer = await executor.propose()
     await executor.commit(answer)
-    await _drained(surroundings)
+    await surroundings.delivered()
     await surroundings.stop(executor)
     surroundings.broker.error = None
     surroundings.ledger.down = True
@@ -190,7 +181,7 @@ async def test_replicas_at_work_never_take_each_others_entries_for_a_lost_future
     stop.set()
     await task
     assert check.current
-    await _drained(surroundings)
+    await surroundings.delivered()
     await check._compare("acme")
     assert await _cursor(surroundings) == len(surroundings.ledger.log_of("acme"))
 
@@ -200,7 +191,7 @@ async def test_a_start_reads_what_came_since_the_last_comparison_and_not_the_who
     executor: Executor, surroundings: World
 ) -> None:
     await executor.propose()
-    await _drained(surroundings)
+    await surroundings.delivered()
     await executor.plans._restore._compare("acme")
     await _compared(surroundings)
     seen = len(surroundings.ledger.log_of("acme"))
@@ -219,7 +210,7 @@ async def test_a_commit_that_the_ledger_holds_with_other_content_stops_a_running
 ) -> None:
     """Restored under a running process: no start came in between, the ledger's own refusal tells."""
     answer = await executor.propose()
-    await _drained(surroundings)
+    await surroundings.delivered()
     surroundings.ledger.refuse[commit_event_id(answer.plan_digest)] = "IDEMPOTENCY_KEY_REUSED"
     with caplog.at_level(logging.CRITICAL):
         await executor.commit(answer)

@@ -110,12 +110,17 @@ async def test_a_retry_gets_the_same_index_and_other_content_is_refused(fresh_da
     assert len(await stored(database)) == 2
 
 
+@requirement("ledger:one-entry-per-event")
 async def test_many_concurrent_retries_of_one_entry_are_one_entry(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as one, replica(database) as two:
         request = changed()
-        work = (append_one(replicas, request) for _ in range(100) for replicas in (one, two))
+        work = (append_one(replicas, request) for _ in range(500) for replicas in (one, two))
         receipts = await asyncio.gather(*work)
+        for replicas in (one, two):
+            with pytest.raises(IdempotencyKeyReused):
+                await append_one(replicas, changed(seq=99, event_id=request.event_id))
+    assert len(receipts) == 1000
     assert {receipt.index for receipt in receipts} == {1}
     assert sum(not receipt.duplicate for receipt in receipts) == 1
     assert len(await stored(database)) == 2

@@ -1,13 +1,16 @@
-"""A client that reconnects in a loop slips in after Vault's own revocation; after *verified dead* it never commits.
+"""A client that reconnects slips in during Vault's own revocation; after *verified dead* it never commits.
 
-The trap is rare by nature (a few rounds in a hundred without the sweep), so these rounds attack the guard but do not
-yet show, by taking it away, that they would notice.
+The trap is rare by nature: Vault's revocation is one transaction, and only between its terminate and its commit does
+the login still open. So one attack makes that window as wide as it needs, with what any target may do to it: another
+session holds a lock on an object that the login owns, and `DROP OWNED` waits. The control takes the sweep away and
+shows that the same attack then commits after the lease is gone, every time.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
+import pytest
 import pytest_asyncio
 
 from counterseal.vault import Login
@@ -18,6 +21,7 @@ from support.postgres import FreshDatabase, execute
 from support.requirements import requirement
 
 ROUNDS = 6
+SLIPS = 3
 WRITERS = 4
 
 
@@ -55,7 +59,54 @@ class Intruder:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
+async def _slip_in(broker: Desk, provisioned: Provisioned) -> bool:
+    """Open a transaction while the login's revocation is under way; return whether it commits after *verified dead*."""
+    case = broker.case()
+    _, login = await broker.lend(case)
+    dsn = provisioned.cluster.dsn("shop_acme", login.username, login.password)
+    first = await asyncpg.connect(dsn)
+    large_object = await first.fetchval("SELECT lo_create(0)")
+    holder, watcher = [await asyncpg.connect(provisioned.cluster.dsn("shop_acme")) for _ in range(2)]
+    try:
+        await holder.execute(f"BEGIN; COMMENT ON LARGE OBJECT {large_object} IS 'held'")
+        revoking = asyncio.create_task(broker.lender.revoke("acme", case.asked.attempt_id, "RECOVERY", None, 20))
+        async with asyncio.timeout(15):
+            while not await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'object'"):
+                await asyncio.sleep(0.005)
+        assert not await _answers(first), "the revocation has ended every session that it saw"
+        late = await asyncpg.connect(dsn, timeout=10)
+        await late.execute("BEGIN; UPDATE orders SET state = 'late' WHERE id = 1")
+        await holder.execute("COMMIT")
+        assert (await revoking).verified_dead
+        try:
+            await late.execute("COMMIT")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return False
+        finally:
+            late.terminate()
+    finally:
+        for connection in (first, holder, watcher):
+            connection.terminate()
+    return True
+
+
 @requirement("credential:verified-dead")
+async def test_a_client_that_slipped_into_the_revocation_does_not_commit_after_verified_dead(
+    broker: Desk, provisioned: Provisioned
+) -> None:
+    assert [await _slip_in(broker, provisioned) for _ in range(SLIPS)] == [False] * SLIPS
+
+
+async def test_control_without_the_sweep_the_same_client_commits_after_the_lease_is_gone(
+    broker: Desk, provisioned: Provisioned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_sweep(_tenant: object) -> bool:
+        return True
+
+    monkeypatch.setattr(broker.broker, "sweep", no_sweep)
+    assert [await _slip_in(broker, provisioned) for _ in range(SLIPS)] == [True] * SLIPS
+
+
 @requirement("credential:verified-dead")
 async def test_after_verified_dead_a_reconnecting_client_never_commits_again(
     broker: Desk, provisioned: Provisioned

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-import sqlalchemy as sa
 
 from counterseal.errors import CredentialsUnavailable, StateBehindLedger
 from counterseal.ledger import entry as entries
@@ -25,17 +24,7 @@ async def executor_on(
     """An executor process's life on a database; nobody is connected to that once the block is left."""
     async with world(database.sqlalchemy_url, tmp_path / "world.sqlite", channel) as surroundings:
         yield surroundings, await surroundings.start()
-        await _quiet(surroundings)
-
-
-async def _quiet(surroundings: World) -> None:
-    """Wait until the ledger has everything."""
-    async with asyncio.timeout(60):
-        while True:
-            async with surroundings.engine.connect() as connection:
-                if not await connection.scalar(sa.text("SELECT count(*) FROM outbox WHERE ack_time IS NULL")):
-                    return
-            await asyncio.sleep(0.05)
+        await surroundings.delivered()
 
 
 async def _size(server: AuditServer) -> int:

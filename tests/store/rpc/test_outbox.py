@@ -225,3 +225,27 @@ async def test_what_the_ledger_would_refuse_is_refused_before_it_is_stored(fresh
         async with engine.begin() as connection:
             with pytest.raises(InputInvalid, match="cause"):
                 await box.put(connection, request)
+
+
+async def test_entries_that_fill_a_request_each_are_relayed_in_parts_and_acknowledged_part_by_part(
+    fresh_database: FreshDatabase,
+) -> None:
+    """Twelve entries of 2.7 MiB: together 32 MiB, where gRPC takes 4 at once."""
+    ledger = TinyLedger()
+    text = "x" * ((1 << 20) - 64)
+    async with outbox(fresh_database, ledger) as (box, engine):
+        async with engine.begin() as connection:
+            for seq in range(1, 13):
+                await box.put(
+                    connection, received(stream="plan:p1", seq=seq, sealed={"user_request": text, "intent": text})
+                )
+        await age(engine)
+        parts = []
+        while (found := await box.relay_once()) > 0:
+            parts.append(found)
+            async with engine.connect() as connection:
+                acknowledged = await connection.scalar(sa.text("SELECT count(*) FROM outbox WHERE log_index >= 0"))
+            assert acknowledged == sum(parts)
+        assert seqs(ledger, "plan:p1") == list(range(1, 13))
+        assert len(parts) > 2, "bounded by bytes, not by rows alone"
+        assert max(parts) * 2.6 <= 12

@@ -64,9 +64,7 @@ def test_a_new_key_that_no_note_vouches_for_signs_nothing() -> None:
     found(verify(without), "incomplete", "rotation/1: the file is missing")
     plain = files_of(log_of(20))
     found(verify({**plain, "checkpoint": note_of(log_of(20), NEW)}), "tampered", "no signature by a known key")
-    found(
-        verify({**files, "rotation/1": note_of(logged[:6], NEW)}), "tampered", "rotation/1: the note has no signature"
-    )
+    found(verify({**files, "rotation/1": note_of(logged[:6], NEW)}), "tampered", "rotation/1: the note has no")
     assert verify({**files, "checkpoint": note_of(logged, NEWER)}).verdict == "tampered"
 
 
@@ -93,15 +91,9 @@ def test_a_rotation_note_of_another_history_is_a_fork() -> None:
 
 def test_a_rotation_note_without_a_rotation_is_refused() -> None:
     logged = log_of(20)
-    found(
-        verify({**files_of(logged), "rotation/1": note_of(logged, OLD)}),
-        "tampered",
-        "the log holds 0 rotations of its key",
-    )
+    found(verify({**files_of(logged), "rotation/1": note_of(logged, OLD)}), "tampered", "the log holds 0 rotations")
     logged, files = rotated()
-    found(
-        verify({**files, "rotation/2": note_of(logged, NEW)}), "tampered", "the log holds 1 rotations of its key, not 2"
-    )
+    found(verify({**files, "rotation/2": note_of(logged, NEW)}), "tampered", "the log holds 1 rotations")
 
 
 def twice() -> tuple[list[bytes], dict[str, bytes]]:
@@ -154,11 +146,7 @@ def test_rotations_of_other_keys_and_of_other_logs_are_none_of_ours() -> None:
     for more in ({"kind": "decision"}, {"name": "counterseal.dev/other"}):
         changed_log = [*logged[:5], key_entry(5, NEW[1], **more), *logged[6:]]
         files = files_of(changed_log) | {"rotation/1": note_of(changed_log[:6], OLD)}
-        found(
-            verify({**files, "checkpoint": note_of(changed_log, NEW)}),
-            "tampered",
-            "the log holds 0 rotations of its key",
-        )
+        found(verify({**files, "checkpoint": note_of(changed_log, NEW)}), "tampered", "the log holds 0 rotations")
 
 
 def test_a_rotation_to_a_key_of_small_order_is_refused() -> None:

@@ -9,6 +9,7 @@ from datetime import date
 from uuid import UUID
 
 from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.canonical import JsonObject
 from counterseal.errors import EnvironmentMismatch, InputInvalid, PeerNotAllowed
 from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries
@@ -48,6 +49,11 @@ class Prepared:
     entry: bytes
     payload: tuple[SealedPayload, ...] = ()
 
+    @property
+    def weight(self) -> int:
+        """Bytes that the entry and its payload put into a statement."""
+        return len(self.entry) + sum(len(one.ciphertext) for one in self.payload)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -78,10 +84,8 @@ def pseudonymiser(key: bytes) -> Rename:
     return rename
 
 
-def prepare(
-    request: ledger_pb2.NewEntry, *, producer: str, environment: str, receive_time_ms: int, person: Rename
-) -> Prepared:
-    """Check an entry as `producer` sent it and make its bytes.
+def check(request: ledger_pb2.NewEntry, *, producer: str, environment: str, person: Rename) -> JsonObject:
+    """Check an entry as `producer` sent it and return its content, pseudonyms in place.
 
     Raises EnvironmentMismatch, PeerNotAllowed when the producer may not write the type, InputInvalid naming the field.
     """
@@ -93,11 +97,26 @@ def prepare(
         if producer not in known.producers:
             raise PeerNotAllowed(f"{producer} may not write {content['type']}")
         disclosure.check(request.disclosures, known.sealed)
-        srv = entries.Srv(receive_time_ms, producer, (), request.retention)
-        data, req_hash = entries.build_hashed(content, srv)
     except VerificationError as error:
         raise InputInvalid(error.message, event_id=request.event_id[:64]) from error
-    return Prepared(request.event_id, req_hash, leaf_hash(data), data)
+    return content
+
+
+def make(
+    content: JsonObject,
+    *,
+    producer: str,
+    receive_time_ms: int,
+    retention: str = "",
+    payload: tuple[SealedPayload, ...] = (),
+) -> Prepared:
+    """Return the entry of checked content, with its payload. Raises InputInvalid when it is too large."""
+    event_id, deks = str(content["event_id"]), tuple(sorted({str(one.dek_id) for one in payload}))
+    try:
+        data, req_hash = entries.build_hashed(content, entries.Srv(receive_time_ms, producer, deks, retention))
+    except VerificationError as error:
+        raise InputInvalid(error.message, event_id=event_id) from error
+    return Prepared(event_id, req_hash, leaf_hash(data), data, payload)
 
 
 def step(before: Frontier, batch: Sequence[Prepared], seal: Callable[[Frontier], bytes]) -> Step:

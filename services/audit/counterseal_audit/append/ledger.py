@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.clock import Clock
 from counterseal.errors import AnchorMissing, InputInvalid, LedgerUnavailable, SealUnavailable, ServiceError
-from counterseal_audit.append.engine import Prepared, prepare, pseudonymiser
+from counterseal_audit.append.engine import Prepared, check, make, pseudonymiser
 from counterseal_audit.append.mac import Head, HeadMac
+from counterseal_audit.append.predecessors import Predecessors
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import LogWriter, Receipt
 from counterseal_audit.checkpoints.store import CheckpointStore
@@ -19,6 +20,7 @@ from counterseal_audit.logs.anchors import Anchors
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.payloads.sealing import Sealing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Ledger:
         mac_key: HeadMacKey,
         anchors: Anchors,
         births: Births,
+        sealing: Sealing,
         *,
         environment: str,
         clock: Clock,
@@ -51,6 +54,7 @@ class Ledger:
         self._checkpoints = CheckpointStore(engine)
         self._pseudonyms = pseudonyms
         self._mac_key = mac_key
+        self._sealing = sealing
         self._clock = clock
         self._known: dict[str, tuple[Log, LogWriter]] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -78,19 +82,33 @@ class Ledger:
             else:
                 groups.setdefault(request.tenant, []).append((position, item))
         for tenant, group in groups.items():
-            writers[tenant].check_room(len(group), sum(len(item.entry) for _, item in group))
+            writers[tenant].check_room(len(group), sum(item.weight for _, item in group))
         for tenant, group in groups.items():
             futures = writers[tenant].submit([item for _, item in group])
             for (position, _), future in zip(group, futures, strict=True):
                 answers[position] = future
         return [answer for answer in answers if answer is not None]
 
-    async def record(self, request: ledger_pb2.NewEntry) -> None:
+    async def record(self, request: ledger_pb2.NewEntry) -> Receipt:
         """Append one entry of this service's own and wait until it is durable. Raises the reason of a refusal."""
         (answer,) = await self.submit([request], "audit")
         if isinstance(answer, ServiceError):
             raise answer
-        await asyncio.shield(answer)
+        return await asyncio.shield(answer)
+
+    async def close(self, request: ledger_pb2.NewEntry) -> Receipt:
+        """Append the last entry of a tenant's log and close it. Raises as `LogWriter.close_with`."""
+        _, writer = await self.open(request.tenant)
+        return await writer.close_with(await self._prepare(request, "audit"))
+
+    async def stored_head(self, log: Log) -> Head:
+        """Return a log's head row as it is, without believing it."""
+        return await self._store.head(log.log_id)
+
+    async def seal_head(self, log: Log, head: Head) -> bool:
+        """Give a head of before heads had MACs its own; False when it moved meanwhile."""
+        mac = (await self.mac_of(log)).of(head.frontier, is_open=head.open)
+        return await self._store.seal_head(log.log_id, head, mac)
 
     async def open(self, tenant: str) -> tuple[Log, LogWriter]:
         """Return the tenant's log and its writer, creating the log with its genesis entry if there is none.
@@ -119,7 +137,13 @@ class Ledger:
         signed = await self._checkpoints.latest(log.log_id)
         if signed is not None and anchor.size < signed.size:
             raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
-        writer = LogWriter(log.log_id, self._store, await self.mac_of(log))
+        before = None
+        if log.shard:
+            older = [
+                one.log_id for one in await self._logs.shards(log.tenant, self.environment) if one.shard < log.shard
+            ]
+            before = Predecessors(self._store, older[::-1], log.create_time_ms)
+        writer = LogWriter(log.log_id, self._store, await self.mac_of(log), before)
         writer.remember(anchor.size, anchor.root)
         writer.adopted = anchor.adopted
         why = self._forked.get(log.log_id)
@@ -175,16 +199,15 @@ class Ledger:
             await writer.settled()
 
     async def _prepare(self, request: ledger_pb2.NewEntry, producer: str) -> Prepared:
+        """Check, then seal: a tenant's log is made for an entry that it will take."""
         try:
             key = await self._pseudonyms.get(request.tenant)
         except CONNECTION_LOST as error:
             raise LedgerUnavailable("the ledger's database does not answer") from error
         except ValueError as error:  # a tenant that cannot be a name
             raise InputInvalid("the tenant is not a name", tenant=request.tenant[:64]) from error
-        return prepare(
-            request,
-            producer=producer,
-            environment=self.environment,
-            receive_time_ms=self._clock(),
-            person=pseudonymiser(key),
-        )
+        content = check(request, producer=producer, environment=self.environment, person=pseudonymiser(key))
+        log, _ = await self.open(request.tenant)
+        now = self._clock()
+        payload = await self._sealing.seal(log, content, request.disclosures, request.retention, now)
+        return make(content, producer=producer, receive_time_ms=now, retention=request.retention, payload=payload)

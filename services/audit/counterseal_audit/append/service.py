@@ -1,50 +1,56 @@
 """LedgerService: from the wire to the ledger and back. Who calls is the certificate's word, not the entry's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
 from counterseal.errors import ContextMismatch, InputInvalid, ServiceError
 from counterseal.identity import Caller, current_caller
 from counterseal_audit.append import convert
+from counterseal_audit.append.cover import DURABLE, STREAM_WAIT_SECONDS, WITNESSED, Cover, Wanted, seconds_of
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.writer import Receipt
 from counterseal_audit.checkpoints.heads import SignedHeads
 
 MAX_ENTRIES = 1024
 WINDOW_BATCHES = 32
-_OFFERED = (ledger_pb2.APPEND_MODE_UNSPECIFIED, ledger_pb2.APPEND_MODE_DURABLE)
 
 
 class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     """Appends for the services that the method table admits."""
 
-    def __init__(self, ledger: Ledger, heads: SignedHeads, stopping: asyncio.Event) -> None:
+    def __init__(self, ledger: Ledger, heads: SignedHeads, cover: Cover, stopping: asyncio.Event) -> None:
         self._ledger = ledger
+        self._cover = cover
         self._heads = heads
         self._stopping = stopping
 
     async def AppendEntry(  # noqa: N802
         self,
         request: ledger_pb2.AppendEntryRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> ledger_pb2.AppendEntryResponse:
         """Append one entry; a refusal is the call's error."""
-        (answer,) = await self._submit([request.entry], request.mode, current_caller())
-        if isinstance(answer, ServiceError):
-            raise answer
-        receipt = await asyncio.shield(answer)
-        return ledger_pb2.AppendEntryResponse(result=await self._result(request.entry, receipt))
+        answers = await self._submit([request.entry], request.mode, current_caller())
+        if isinstance(answers[0], ServiceError):
+            raise answers[0]
+        await asyncio.shield(answers[0])
+        seconds = seconds_of(context.time_remaining())
+        (result,) = await self._results([request.entry], answers, request.mode, seconds)
+        return ledger_pb2.AppendEntryResponse(result=result)
 
     async def AppendBatch(  # noqa: N802
         self,
         request: ledger_pb2.AppendBatchRequest,
-        context: Any,  # noqa: ARG002
+        context: Any,
     ) -> ledger_pb2.AppendBatchResponse:
         """Append entries in order, answered one by one."""
         answers = await self._submit(request.entries, request.mode, current_caller())
-        return ledger_pb2.AppendBatchResponse(results=await self._results(request.entries, answers))
+        seconds = seconds_of(context.time_remaining())
+        return ledger_pb2.AppendBatchResponse(
+            results=await self._results(request.entries, answers, request.mode, seconds)
+        )
 
     async def AppendStream(  # noqa: N802
         self,
@@ -92,14 +98,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         try:
             if isinstance(answers, ServiceError):
                 raise answers
-            response.results.extend(await self._results(request.entries, answers))
+            response.results.extend(await self._results(request.entries, answers, request.mode, STREAM_WAIT_SECONDS))
         except ServiceError as error:
             response.failure.CopyFrom(convert.refusal(error))
         return response
 
     async def _submit(self, requests: Sequence[ledger_pb2.NewEntry], mode: int, caller: Caller) -> list[Any]:
-        if mode not in _OFFERED:
-            raise InputInvalid("this ledger acknowledges DURABLE only; the checkpoint follows within its interval")
+        self._cover.check_mode(mode)
         if len(requests) > MAX_ENTRIES:
             raise InputInvalid(f"{len(requests)} entries; at most {MAX_ENTRIES} go into one batch")
         if caller.token is not None:
@@ -108,26 +113,58 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         return await self._ledger.submit(requests, caller.peer_kind.removeprefix("svc/"))
 
     async def _results(
-        self, requests: Sequence[ledger_pb2.NewEntry], answers: Sequence[Any]
+        self, requests: Sequence[ledger_pb2.NewEntry], answers: Sequence[Any], mode: int, seconds: float
     ) -> list[ledger_pb2.AppendResult]:
-        """Return one result per entry; a log that is closed or forked holds up no other. Raises what stopped all."""
+        """Return one result per entry; a log that is closed or forked holds up no other. Raises what stopped all.
+
+        seconds: how long entries that are durable may wait for what `mode` asks beyond that.
+        """
         futures = [answer for answer in answers if not isinstance(answer, ServiceError)]
         await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
-        results = []
-        for request, answer in zip(requests, answers, strict=True):
+        taken: dict[int, tuple[int, Receipt]] = {}
+        results: list[ledger_pb2.AppendResult | None] = [None] * len(requests)
+        for position, (request, answer) in enumerate(zip(requests, answers, strict=True)):
             try:
                 if isinstance(answer, ServiceError):
                     raise answer
-                results.append(await self._result(request, answer.result()))
+                taken[position] = (await self._log_of(request, answer.result()), answer.result())
             except ServiceError as error:
                 if error.code in ("UNAVAILABLE", "INTERNAL"):
                     raise
-                results.append(convert.refused(request.event_id, error))
-        return results
+                results[position] = convert.refused(request.event_id, error)
+        proven = await self._proven(requests, taken, self._cover.check_mode(mode), seconds)
+        for position, (log_id, receipt) in taken.items():
+            event_id, head = requests[position].event_id, self._heads.get(log_id)
+            if position in proven:
+                results[position] = convert.appended(event_id, receipt, head, *proven[position])
+            else:
+                results[position] = convert.unmet(event_id, receipt, head)
+        return [result for result in results if result is not None]
 
-    async def _result(self, request: ledger_pb2.NewEntry, receipt: Receipt) -> ledger_pb2.AppendResult:
-        log, _ = await self._ledger.open(request.tenant)
-        return convert.appended(request.event_id, receipt, self._heads.get(log.log_id))
+    async def _proven(
+        self,
+        requests: Sequence[ledger_pb2.NewEntry],
+        taken: Mapping[int, tuple[int, Receipt]],
+        mode: int,
+        seconds: float,
+    ) -> dict[int, "tuple[ledger_pb2.AppendMode.ValueType, bytes]"]:
+        """Return how far each entry got and its proof, by position; without those that are behind what was asked."""
+        if mode == DURABLE:
+            return dict.fromkeys(taken, (DURABLE, b""))
+        groups: dict[int, dict[int, Wanted]] = {}
+        for position, (log_id, receipt) in taken.items():
+            groups.setdefault(log_id, {})[position] = Wanted(receipt.index, requests[position].disclosures)
+        sizes = {log_id: max(one.index for one in group.values()) + 1 for log_id, group in groups.items()}
+        proven: dict[int, tuple[ledger_pb2.AppendMode.ValueType, bytes]] = {}
+        for log_id, checkpoint in (await self._cover.wait(sizes, mode, seconds)).items():
+            proofs = await self._cover.proofs(log_id, list(groups[log_id].values()), checkpoint)
+            reached = WITNESSED if checkpoint.published.witnessed else ledger_pb2.APPEND_MODE_CHECKPOINTED
+            proven |= {position: (reached, proof) for position, proof in zip(groups[log_id], proofs, strict=True)}
+        return proven
+
+    async def _log_of(self, request: ledger_pb2.NewEntry, receipt: Receipt) -> int:
+        """Return the log that holds an entry: the tenant's, or the closed one before it."""
+        return receipt.log_id or (await self._ledger.open(request.tenant))[0].log_id
 
 
 def _check_token(request: ledger_pb2.NewEntry, caller: Caller) -> None:

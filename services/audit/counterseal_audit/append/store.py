@@ -16,9 +16,9 @@ from counterseal_audit.append.engine import Prepared, Step
 from counterseal_audit.append.mac import Head
 from counterseal_audit.database import connection, reading
 
-APPEND = """
+_STATEMENT = """
 WITH h AS (
-  UPDATE ledger_head SET size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $14
+  UPDATE ledger_head SET {closing}size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $14
    WHERE log_id = $1 AND size = $2 AND root = $6 AND open RETURNING 1
 ), e AS (
   INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)
@@ -40,12 +40,24 @@ SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM
 """
 
 
+APPEND = _STATEMENT.format(closing="")
+CLOSE = _STATEMENT.format(closing="open = false, ")
+"""The same with the log's last entries: no statement opens a log again."""
+
+KEY_DESTROYED = "CS001"
+"""What the trigger of migration 0003 raises for a payload whose key is not live."""
+
+
 class DuplicateIds(Exception):
     """Some event id of the batch is in the log already; nothing was written."""
 
 
 class DataRefused(Exception):
     """The database refuses some row of the batch for what it holds; nothing was written."""
+
+
+class KeyDestroyed(Exception):
+    """Some payload of the batch is sealed with a key that was destroyed meanwhile; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class Stored:
     req_hash: bytes
     leaf_hash: bytes
     entry: bytes
+    log_id: int
 
 
 class AppendStore:
@@ -77,15 +90,31 @@ class AppendStore:
         async with connection(self._engine) as raw:
             return await _append(raw, log_id, step, batch)
 
-    async def append_locked(self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step]) -> Step | None:
+    async def append_locked(
+        self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step], *, closing: bool = False
+    ) -> Step | None:
         """Lock the head first, then run the same statement: for a writer that lost the race too often.
+
+        closing: close the log with this batch.
 
         Returns the step that was taken, None when the log is closed. Raises DuplicateIds, DataRefused.
         """
         async with connection(self._engine) as raw, raw.transaction():
             head = _head(await raw.fetchrow(_SELECT_HEAD + " FOR UPDATE", log_id))
             step = make(head)
-            return step if await _append(raw, log_id, step, batch) else None
+            return step if await _append(raw, log_id, step, batch, CLOSE if closing else APPEND) else None
+
+    async def seal_head(self, log_id: int, head: Head, mac: bytes) -> bool:
+        """Give a head of before heads had MACs its own; False when it has one by now, or moved."""
+        async with connection(self._engine) as raw:
+            done = await raw.execute(
+                "UPDATE ledger_head SET mac = $4 WHERE log_id = $1 AND size = $2 AND root = $3 AND mac IS NULL",
+                log_id,
+                head.frontier.size,
+                head.root,
+                mac,
+            )
+        return str(done).endswith(" 1")
 
     async def find(self, log_id: int, event_ids: Sequence[str]) -> dict[str, Stored]:
         """Return the entries that exist among `event_ids`."""
@@ -97,7 +126,8 @@ class AppendStore:
                 list(event_ids),
             )
         return {
-            str(row["event_id"]): Stored(row["idx"], row["req_hash"], row["leaf_hash"], row["entry"]) for row in rows
+            str(row["event_id"]): Stored(row["idx"], row["req_hash"], row["leaf_hash"], row["entry"], log_id)
+            for row in rows
         }
 
 
@@ -108,12 +138,12 @@ def _head(row: Any) -> Head:
     return Head(row["open"], Frontier.parse(row["size"], row["frontier"]), row["root"], row["mac"])
 
 
-async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
+async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], statement: str = APPEND) -> bool:
     before, after = step.before, step.after
     sealed = [(at, one) for at, item in enumerate(batch) for one in item.payload]
     try:
         moved, written, nodes, payloads = await raw.fetchrow(
-            APPEND,
+            statement,
             log_id,
             before.size,
             len(batch),
@@ -139,6 +169,10 @@ async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared]) 
         raise DuplicateIds from None
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
         raise DataRefused(type(error).__name__) from None
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == KEY_DESTROYED:
+            raise KeyDestroyed from None
+        raise
     if moved and (written, nodes, payloads) != (len(batch), len(step.nodes), len(sealed)):
         raise AssertionError("the statement wrote another number of rows than it was given")
     return bool(moved)

@@ -8,7 +8,7 @@ nothing.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from counterseal.errors import (
@@ -19,13 +19,15 @@ from counterseal.errors import (
     LogForked,
     LogFrozen,
     QueueFull,
+    SealUnavailable,
     ServiceError,
 )
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared, Step, step
 from counterseal_audit.append.mac import Head, HeadMac
-from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds
+from counterseal_audit.append.predecessors import Predecessors
+from counterseal_audit.append.store import AppendStore, DataRefused, DuplicateIds, KeyDestroyed, Stored
 from counterseal_audit.database import CONNECTION_LOST
 
 FLUSH_ENTRIES = 1024
@@ -42,12 +44,16 @@ log = logging.getLogger("counterseal.audit.append")
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already."""
+    """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already.
+
+    log_id: the log, where it is a closed one before the writer's own; else 0.
+    """
 
     index: int
     leaf_hash: bytes
     entry: bytes
     duplicate: bool
+    log_id: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -62,8 +68,9 @@ class _Pending:
 class LogWriter:
     """The queue of one log and the flush behind it."""
 
-    def __init__(self, log_id: int, store: AppendStore, mac: HeadMac) -> None:
+    def __init__(self, log_id: int, store: AppendStore, mac: HeadMac, before: "Predecessors | None" = None) -> None:
         self._log_id = log_id
+        self._before = before
         self._mac = mac
         self._store = store
         self._queue: deque[_Pending] = deque()
@@ -98,7 +105,7 @@ class LogWriter:
         for one in pending:
             one.answer.add_done_callback(_look_at)  # a caller that went away leaves no unretrieved exception
         self._queue.extend(pending)
-        self._queued_bytes += sum(len(item.entry) for item in batch)
+        self._queued_bytes += sum(item.weight for item in batch)
         if self._flushing is None and pending:
             self._flushing = asyncio.create_task(self._drain(), name=f"flush-log-{self._log_id}")
         return [one.answer for one in pending]
@@ -113,6 +120,30 @@ class LogWriter:
         if self.forked is None:
             log.critical("log is forked", extra={"log_id": self._log_id, "why": why})
         self.forked = why
+
+    async def close_with(self, last: Prepared) -> Receipt:
+        """Append the log's last entry and close it for ever.
+
+        Raises LogFrozen when it is closed already, LogForked, LedgerUnavailable (it may be closed then: ask again).
+        """
+
+        def make(head: Head) -> Step:
+            return step(self._checked(head), [last], lambda after: self._mac.of(after, is_open=False))
+
+        if self.forked is not None:
+            raise LogForked(self.forked)
+        try:
+            taken = await self._store.append_locked(self._log_id, [last], make, closing=True)
+        except VerificationError as error:
+            self.mark_forked(error.message)
+            raise LogForked(error.message) from error
+        except CONNECTION_LOST as error:
+            raise LedgerUnavailable("the ledger's database does not answer") from error
+        if taken is None:
+            raise LogFrozen
+        self._see(taken.after)
+        self._frozen, self._frontier = True, None
+        return Receipt(taken.before.size, last.leaf_hash, last.entry, duplicate=False)
 
     async def settled(self) -> None:
         """Wait until nothing is queued (the drain at the end of the process)."""
@@ -130,7 +161,7 @@ class LogWriter:
         batch: list[_Pending] = []
         room = FLUSH_BYTES
         while self._queue and len(batch) < FLUSH_ENTRIES:
-            size = len(self._queue[0].item.entry)
+            size = self._queue[0].item.weight
             if batch and size > room:
                 break
             room -= size
@@ -162,16 +193,20 @@ class LogWriter:
     async def _write(self, work: list[_Pending]) -> None:
         """Append the entries, whatever races, retries and bad rows are in the way; settles each that it can."""
         losses = failures = 0
+        asked = self._before is None
         while work:
             if self.forked is not None:
                 raise LogForked(self.forked)
             try:
+                if self._before is not None and not asked:
+                    work, asked = _answer(work, await self._before.find([one.item for one in work])), True
+                    continue
                 taken = await self._try(work, locked=losses >= OPTIMISTIC_TRIES)
             except DuplicateIds:
                 work = await self._answer_known(work)
                 continue
-            except DataRefused:
-                await self._bisect(work)
+            except (DataRefused, KeyDestroyed) as error:
+                await self._bisect(work, error)
                 return
             except CONNECTION_LOST as error:
                 # It may have been committed: the same ids again give the exact answer.
@@ -232,26 +267,38 @@ class LogWriter:
         known = await self._store.find(self._log_id, [one.item.event_id for one in work])
         if not known:
             raise LogForked("the index after the head is taken")
-        rest: list[_Pending] = []
-        for one in work:
-            stored = known.get(one.item.event_id)
-            if stored is None:
-                rest.append(one)
-            elif stored.req_hash == one.item.req_hash:
-                _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True))
-            else:
-                log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
-                _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
-        return rest
+        return _answer(work, known)
 
-    async def _bisect(self, work: list[_Pending]) -> None:
+    async def _bisect(self, work: list[_Pending], why: DataRefused | KeyDestroyed) -> None:
         """Refuse the one bad row alone, append the others in order."""
         if len(work) == 1:
-            _fail(work, InputInvalid("the database refuses the entry", event_id=work[0].item.event_id))
+            event_id = work[0].item.event_id
+            gone = isinstance(why, KeyDestroyed)  # the same entry again is sealed with a new key
+            _fail(
+                work,
+                SealUnavailable("the person was erased meanwhile; send the entry again", event_id=event_id)
+                if gone
+                else InputInvalid("the database refuses the entry", event_id=event_id),
+            )
             return
         middle = len(work) // 2
         await self._write(work[:middle])
         await self._write(work[middle:])
+
+
+def _answer(work: Sequence[_Pending], known: Mapping[str, Stored]) -> list[_Pending]:
+    """Answer the entries that are known; return the rest. Same content is a duplicate, other content is refused."""
+    rest: list[_Pending] = []
+    for one in work:
+        stored = known.get(one.item.event_id)
+        if stored is None:
+            rest.append(one)
+        elif stored.req_hash == one.item.req_hash:
+            _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True, log_id=stored.log_id))
+        else:
+            log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
+            _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
+    return rest
 
 
 def _look_at(answer: "asyncio.Future[Receipt]") -> None:

@@ -21,6 +21,7 @@ class Demand:
 
     def __init__(self) -> None:
         self._waiters: dict[int, set[_Waiter]] = {}
+        self._latest: dict[tuple[int, bool], StoredCheckpoint] = {}
         self.asked = asyncio.Event()
 
     def logs(self) -> set[int]:
@@ -30,6 +31,11 @@ class Demand:
     def wants_witnesses(self, log_id: int) -> bool:
         """Tell whether somebody waits for a witnessed checkpoint of a log."""
         return any(waiter.witnessed for waiter in self._waiters.get(log_id, ()))
+
+    def known(self, log_id: int, size: int, *, witnessed: bool) -> StoredCheckpoint | None:
+        """Return the latest checkpoint that this process saw, if it covers `size` entries."""
+        latest = self._latest.get((log_id, witnessed))
+        return latest if latest is not None and latest.size >= size else None
 
     async def wait(self, log_id: int, size: int, *, witnessed: bool) -> StoredCheckpoint:
         """Return the first checkpoint seen from now on that covers `size` entries; cancel it to give up."""
@@ -43,6 +49,9 @@ class Demand:
 
     def see(self, log_id: int, checkpoint: StoredCheckpoint) -> None:
         """Answer those whom a stored checkpoint covers."""
+        for witnessed in (False, True)[: 1 + checkpoint.published.witnessed]:
+            if self.known(log_id, checkpoint.size, witnessed=witnessed) is None:
+                self._latest[log_id, witnessed] = checkpoint
         for waiter in list(self._waiters.get(log_id, ())):
             if waiter.is_met_by(checkpoint):
                 if not waiter.answer.done():

@@ -113,6 +113,18 @@ class Publisher:
                     await self._latest(one)
         return count
 
+    async def examine(self, one: Log) -> str | None:
+        """Return why a log may not be signed or grown, None when it is sound. Raises SealUnavailable, AnchorMissing.
+
+        Everything between the last checkpoint and the head is checked anew, whatever this process thought before.
+        """
+        anchor = (await self.anchors.read(one.bucket)).anchors.get(one.origin)
+        try:
+            await self._candidate(one, await self._latest(one), anchor)
+        except VerificationError as error:
+            return error.message
+        return None
+
     def _is_due(self, one: Log, head: HeadSize) -> bool:
         """Tell whether a log has grown since its last checkpoint, or was idle for too long."""
         known = self.heads.get(one.log_id)

@@ -12,7 +12,10 @@ from counterseal_audit.append.engine import Prepared
 from counterseal_audit.database import connection
 from counterseal_audit.logs.anchors import bucket_of
 
-_COLUMNS = "log_id, tenant, environment, shard, origin, vkey, bucket"
+_COLUMNS = (
+    "log_id, tenant, environment, shard, origin, vkey, bucket,"
+    " (extract(epoch FROM create_time) * 1000)::bigint AS create_time_ms"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Log:
     origin: str
     vkey: str
     bucket: int
+    create_time_ms: int = 0
 
     @property
     def key(self) -> VerifierKey:

@@ -16,6 +16,7 @@ from counterseal_audit.append.convert import timestamp
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.payloads.disclosing import Discloser
 from counterseal_audit.projection.engine import Field, Query
 from counterseal_audit.reader import engine
 from counterseal_audit.reader.export import LogFiles
@@ -30,7 +31,6 @@ TAIL_POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
 EXPORT_POLL_SECONDS = 0.1
 PIECE_BYTES = 1 << 20
-REINDEX_ROLE = "operator"
 REINDEX_POLL_SECONDS = 0.2
 
 
@@ -42,8 +42,10 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     store: ReaderStore
     checkpoints: CheckpointStore
     ledger: Ledger
+    discloser: Discloser
     searcher: Searcher
     stopping: asyncio.Event
+    operator_roles: frozenset[str] = frozenset({"operator"})
 
     async def GetEntry(  # noqa: N802
         self,
@@ -52,14 +54,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> reader_pb2.GetEntryResponse:
         """Return one entry by index or event id."""
         log = await self._log(request.tenant)
-        if request.WhichOneof("by") == "index":
-            found = await self.store.by_index(log.log_id, _index(request.index, "index"))
-        elif is_id(request.event_id):
-            found = await self.store.by_event_id(log.log_id, request.event_id)
-        else:
-            raise InputInvalid("an entry is asked for by index, or by event_id (a UUID in lower case)")
-        if found is None:
-            raise NotFound("no such entry")
+        found = await self._one(log, request)
         last = await self.checkpoints.latest(log.log_id)
         return reader_pb2.GetEntryResponse(
             entry=_entry(found), size=await self.store.size(log.log_id), signed_size=last.size if last else 0
@@ -133,8 +128,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> AsyncIterator[reader_pb2.ReindexLogResponse]:
         """Empty the projection and report until everything that was in the log then is in it again."""
         log = await self._log(request.tenant)
-        if REINDEX_ROLE not in current_caller().roles:
-            raise RoleRequired(f"making the projection again needs the role {REINDEX_ROLE}")
+        if not self.operator_roles & current_caller().roles:
+            raise RoleRequired("making the projection again needs the role operator")
         size = await self.store.size(log.log_id)
         await self.searcher.reindex(log)
         indexed = 0
@@ -275,6 +270,48 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
         known: dict[tuple[int, int], bytes] = {}
         return {index: engine.roots_of(many, hashes, known) for index, many in spans.items()}
+
+    async def DiscloseEntry(  # noqa: N802
+        self,
+        request: reader_pb2.DiscloseEntryRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.DiscloseEntryResponse:
+        """Return chosen sealed fields of an entry; the log says so before the caller has them."""
+        log = await self._log(request.tenant)
+        entry = await self._one(log, request)
+        done = await self.discloser.disclose(
+            current_caller(), log, entry, list(request.names), request.purpose, request.note
+        )
+        return reader_pb2.DiscloseEntryResponse(
+            entry=_entry(entry),
+            disclosures=done.disclosures,
+            tlog_proof=await self._proof(log, entry.index),
+            disclosed_event_id=done.event_id,
+            manifest_digest=done.manifest_digest,
+        )
+
+    async def _one(
+        self, log: Log, request: reader_pb2.GetEntryRequest | reader_pb2.DiscloseEntryRequest
+    ) -> StoredEntry:
+        if request.WhichOneof("by") == "index":
+            found = await self.store.by_index(log.log_id, _index(request.index, "index"))
+        elif is_id(request.event_id):
+            found = await self.store.by_event_id(log.log_id, request.event_id)
+        else:
+            raise InputInvalid("an entry is asked for by index, or by event_id (a UUID in lower case)")
+        if found is None:
+            raise NotFound("no such entry")
+        return found
+
+    async def _proof(self, log: Log, index: int) -> bytes:
+        """Return an entry's tlog-proof in the latest checkpoint, empty when that does not cover it yet."""
+        last = await self.checkpoints.latest(log.log_id)
+        if last is None or index >= last.size:
+            return b""
+        spans = inclusion_spans(index, last.size)
+        hashes = await self.store.hashes(log.log_id, engine.ranges_for(spans))
+        path = tuple(engine.roots_of(spans, hashes))
+        return TlogProof(index, path, last.published.note).serialize()
 
     async def _log(self, tenant: str) -> Log:
         log = await self._find(tenant)

@@ -29,6 +29,7 @@ from counterseal.vault import Signer
 from counterseal_credentials.config import CredentialsConfig, Workload
 from counterseal_credentials.containment import store as barrier
 from counterseal_credentials.containment.engine import epochs_of, stopped_in, token_scopes
+from counterseal_credentials.registrations import Registrations
 from counterseal_credentials.tokens import engine, jose, oidc
 from counterseal_credentials.tokens.engine import Domain, Request
 from counterseal_credentials.tokens.jwks_source import JwksSource
@@ -51,6 +52,7 @@ class Exchange:
     def __init__(
         self,
         config: CredentialsConfig,
+        registrations: Registrations,
         domain: Domain,
         *,
         engine_: AsyncEngine,
@@ -63,7 +65,7 @@ class Exchange:
         clock: Clock,
         new_id: IdSource,
     ) -> None:
-        self._config, self._domain, self._engine = config, domain, engine_
+        self._config, self._registrations, self._domain, self._engine = config, registrations, domain, engine_
         self._signer, self._kid, self._verify_token, self._decision_key = signer, kid, verify_token, decision_key
         self._jwks, self._outbox, self._clock, self._new_id = jwks, outbox, clock, new_id
 
@@ -102,7 +104,7 @@ class Exchange:
         if token.key_id is None:
             raise TokenInvalid("the subject token names no key")
         claims = jose.check(token, await self._jwks[alias].get(token.key_id))
-        return oidc.person_of(alias, self._config.issuers[alias], claims, self._config.persons, self._clock())
+        return oidc.person_of(alias, self._config.issuers[alias], claims, self._registrations.persons, self._clock())
 
     async def _decision(self, body: bytes, signature: bytes, key: str) -> Statement:
         try:
@@ -177,7 +179,7 @@ class Exchange:
             raise TokenInvalid("the token would be longer than services accept: ask for less") from None
 
     def _workload(self, peer: str) -> Workload:
-        found = self._config.workload(peer)
+        found = self._registrations.workload(peer)
         if found is None:
             raise PeerNotAllowed("the workload is not registered, or disabled")
         return found

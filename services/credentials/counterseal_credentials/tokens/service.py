@@ -7,7 +7,7 @@ from counterseal.errors import InputInvalid, PeerNotAllowed, ServiceError
 from counterseal.identity import Caller, current_caller
 from counterseal.rpc.interceptor import OnRefused, Refusal
 from counterseal.rpc.method_table import EXECUTOR
-from counterseal_credentials.config import CredentialsConfig
+from counterseal_credentials.registrations import Registrations
 from counterseal_credentials.tokens import constraints
 from counterseal_credentials.tokens.engine import Request
 from counterseal_credentials.tokens.exchange import Exchange, Issued
@@ -22,11 +22,11 @@ class TokenService(token_pb2_grpc.TokenServiceServicer):
     """See `token.proto`."""
 
     def __init__(
-        self, exchange: Exchange, keys: PublishedKeys, config: CredentialsConfig, on_refused: OnRefused
+        self, exchange: Exchange, keys: PublishedKeys, registrations: Registrations, on_refused: OnRefused
     ) -> None:
         self._exchange = exchange
         self._keys = keys
-        self._config = config
+        self._registrations = registrations
         self._on_refused = on_refused
 
     async def ExchangeToken(  # noqa: N802
@@ -39,7 +39,7 @@ class TokenService(token_pb2_grpc.TokenServiceServicer):
         try:
             return await self._exchange_token(request, caller)
         except ServiceError as error:
-            workload = self._config.workload(caller.peer)
+            workload = self._registrations.workload(caller.peer)
             # Nothing that an unverified request claims is written down, but for a tenant that is the workload's own.
             tenant = request.tenant if workload is not None and request.tenant in workload.tenants else ""
             agent = workload.agent if workload is not None else None

@@ -14,6 +14,7 @@ from counterseal.documents.plan import KIND, Plan, parse_plan
 from counterseal.documents.tool import ToolDescriptor
 from counterseal.errors import (
     ApprovalRequired,
+    CheckpointStale,
     Contained,
     ContainmentStale,
     DecisionInvalid,
@@ -32,7 +33,7 @@ from counterseal_executor.containment import store as containment
 from counterseal_executor.containment.barrier import Barrier
 from counterseal_executor.decisions import Decision, Key, check_plan, open_decision
 from counterseal_executor.events import Event
-from counterseal_executor.peers import COMMIT, Answer, Policy
+from counterseal_executor.peers import COMMIT, Answer, Ledger, Policy
 from counterseal_executor.plans import store
 from counterseal_executor.plans.propose import keep_answer
 from counterseal_executor.plans.reading import Reader, Subject
@@ -43,20 +44,32 @@ GATE_TIMEOUT_MS = 2000
 LOCK_WAITS = frozenset({"57014", "55P03"})
 """SQLSTATE of a statement that was cancelled by its timeout, and of a lock that was not had in time."""
 PART_A_MS = 10_000
+STALE_RETRY_MS = 2000
+"""When to commit again after CHECKPOINT_STALE: audit signs every second once it can."""
 
 
 class Gate:
     """Commits plans."""
 
     def __init__(
-        self, engine: AsyncEngine, maker: Maker, policy: Policy, reader: Reader, key: Key, barrier: Barrier
+        self,
+        engine: AsyncEngine,
+        maker: Maker,
+        policy: Policy,
+        ledger: Ledger,
+        reader: Reader,
+        key: Key,
+        barrier: Barrier,
+        stale_seconds: float,
     ) -> None:
         self._engine = engine
         self._maker = maker
         self._policy = policy
+        self._ledger = ledger
         self._reader = reader
         self._key = key
         self._barrier = barrier
+        self._stale_ms = int(stale_seconds * 1000)
 
     async def commit(self, request: plan_pb2.CommitPlanRequest, caller: Caller) -> tuple[PlanRow, bool]:
         """Commit the plan, or give the first answer again; returns the plan and whether this call committed it.
@@ -78,6 +91,7 @@ class Gate:
         plan = parse_plan(row.body)
         started = self._maker.clock()
         tools = await self._current_tools(plan)
+        await self._check_signed(plan.tenant, started)
         answer = await self._ask(row, plan, tools, caller)
         if answer.outcome == "DENY":
             return await self._denied(row, answer), False
@@ -94,6 +108,17 @@ class Gate:
     async def _current_tools(self, plan: Plan) -> dict[str, ToolDescriptor]:
         async with db.transaction(self._engine, plan.tenant) as conn:
             return await _live_tools(conn, plan)
+
+    async def _check_signed(self, tenant: str, now_ms: int) -> None:
+        """Refuse while the ledger takes entries and signs none: what it holds could still be taken back unseen."""
+        since = await self._ledger.unsigned_since(tenant, now_ms - self._stale_ms)
+        if since is not None:
+            raise CheckpointStale(
+                f"the ledger took an entry {(now_ms - since) // 1000} s ago that no signed checkpoint covers;"
+                " commit again once it signs (the audit service needs its signing key in Vault for that)",
+                retry_after_ms=STALE_RETRY_MS,
+                unsigned_since_ms=since,
+            )
 
     async def _ask(self, row: PlanRow, plan: Plan, tools: dict[str, ToolDescriptor], caller: Caller) -> Answer:
         if not self._barrier.fresh and any(not tools[step.tool].reads_only for step in plan.steps):

@@ -27,6 +27,7 @@ from counterseal_executor.plans.draft import draft_of
 from counterseal_executor.plans.lint import highest, lint, scopes_of
 from counterseal_executor.plans.reading import Reader, Subject
 from counterseal_executor.plans.rows import PlanRow
+from counterseal_executor.plans.size import check_size
 from counterseal_executor.plans.unit import Maker, Unit, change, lock
 
 
@@ -173,6 +174,8 @@ class Proposer:
         self, proposal: Proposal, plan: Plan, rationale: bytes | None, fingerprint: str, refusal: Answer | None
     ) -> PlanRow:
         caller = proposal.caller
+        proposed = _proposed(proposal, plan)
+        check_size(len(plan.body), proposed.sealed)
         names = {tool.name for tool in proposal.tools.values()}
         scopes = scopes_of(caller.tenant, plan.environment, caller.agent, caller.request_id, names)
         new = store.NewPlan(
@@ -196,7 +199,7 @@ class Proposer:
             if first:
                 await self._record_request(conn, proposal)
             unit = await lock(conn, self._maker, plan.plan_id)
-            unit.record(_proposed(proposal, plan))
+            unit.record(proposed)
             if refusal is not None:
                 keep_answer(unit, refusal)
             if plan.content.supersedes is not None:

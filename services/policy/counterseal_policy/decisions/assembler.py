@@ -10,8 +10,8 @@ from typing import Any
 
 from counterseal.canonical import pointer
 from counterseal.errors import InputInvalid
+from counterseal_policy.rules.catalogue import INT64_MAX, INT64_MIN, MAX_LIST, Fact
 from counterseal_policy.rules.compile import CompiledTool
-from counterseal_policy.rules.files import INT64_MAX, INT64_MIN, MAX_LIST, Fact
 
 _RESERVED = ("$ref", "$secret", "$sealed", "$before")
 _ABSENT: Any = object()

@@ -8,7 +8,7 @@ from typing import Any
 
 from counterseal_policy.decisions.assembler import Facts, StepInput, unit_fact
 from counterseal_policy.rules.compile import CompiledTool
-from counterseal_policy.rules.files import matches
+from counterseal_policy.rules.forms import matches
 
 Steps = Sequence[tuple[StepInput, CompiledTool, Facts]]
 

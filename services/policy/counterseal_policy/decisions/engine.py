@@ -26,7 +26,7 @@ from counterseal_policy.decisions.outcome import (
 from counterseal_policy.rules.compile import CompiledLimit, CompiledRule, CompiledTool, Policy
 from counterseal_policy.rules.condition import Condition, RuleInput, Verdict
 from counterseal_policy.rules.facts import RuleFacts, Usage
-from counterseal_policy.rules.files import Approvers, matches
+from counterseal_policy.rules.forms import Approvers, matches
 
 SCOPES = ("platform", "tenant")
 WAITING = "WAITING"

@@ -20,9 +20,10 @@ from google.protobuf.message import Message
 from counterseal.api.policy.v1 import rule_input_pb2 as pb
 from counterseal.canonical import digest_of
 from counterseal.errors import InputInvalid
+from counterseal_policy.rules.catalogue import INT64_MAX, INT64_MIN, MAX_LIST
 from counterseal_policy.rules.expression import Expression, inspect
 from counterseal_policy.rules.facts import RuleFacts
-from counterseal_policy.rules.files import INT64_MAX, INT64_MIN, MAX_CONDITION, MAX_LIST
+from counterseal_policy.rules.forms import MAX_CONDITION
 
 ENGINE = "cel-expr-python/0.1"
 MAX_INPUT_BYTES = 64 * 1024

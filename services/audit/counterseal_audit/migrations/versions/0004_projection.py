@@ -11,7 +11,7 @@ nothing from it. Whoever provisions the database makes the role, as migrations r
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 RUNTIME = "counterseal_audit"
 FOLLOWER = "counterseal_audit_follower"

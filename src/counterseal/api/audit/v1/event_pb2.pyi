@@ -1777,16 +1777,22 @@ class LogHeartbeat(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SIZE_FIELD_NUMBER: _builtins.int
+    ORDERED_BY_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Size before this entry."""
+    @_builtins.property
+    def ordered_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The two people who began this log or adopted its head, where the entry says that; the ledger stores pseudonyms."""
+
     def __init__(
         self,
         *,
         size: _builtins.int = ...,
+        ordered_by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ordered_by", b"ordered_by", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1799,16 +1805,22 @@ class LogFrozen(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_CODE_FIELD_NUMBER: _builtins.int
+    ORDERED_BY_FIELD_NUMBER: _builtins.int
     reason_code: _builtins.str
     """Why."""
+    @_builtins.property
+    def ordered_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The two people; the ledger stores pseudonyms."""
+
     def __init__(
         self,
         *,
         reason_code: _builtins.str = ...,
+        ordered_by: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason_code", b"reason_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ordered_by", b"ordered_by", "reason_code", b"reason_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

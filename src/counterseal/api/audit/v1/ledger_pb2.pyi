@@ -32,9 +32,9 @@ class _AppendModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AppendMode
     APPEND_MODE_DURABLE: _AppendMode.ValueType  # 1
     """Committed to the database: sequenced, integrated, durable."""
     APPEND_MODE_CHECKPOINTED: _AppendMode.ValueType  # 2
-    """Covered by a signed checkpoint too."""
+    """Covered by a signed checkpoint too; one is made at once."""
     APPEND_MODE_WITNESSED: _AppendMode.ValueType  # 3
-    """Covered by a cosigned checkpoint too."""
+    """Covered by a checkpoint too that the witnesses of the policy have cosigned."""
 
 class AppendMode(_AppendMode, metaclass=_AppendModeEnumTypeWrapper):
     """When an append is acknowledged."""
@@ -44,9 +44,9 @@ APPEND_MODE_UNSPECIFIED: AppendMode.ValueType  # 0
 APPEND_MODE_DURABLE: AppendMode.ValueType  # 1
 """Committed to the database: sequenced, integrated, durable."""
 APPEND_MODE_CHECKPOINTED: AppendMode.ValueType  # 2
-"""Covered by a signed checkpoint too."""
+"""Covered by a signed checkpoint too; one is made at once."""
 APPEND_MODE_WITNESSED: AppendMode.ValueType  # 3
-"""Covered by a cosigned checkpoint too."""
+"""Covered by a checkpoint too that the witnesses of the policy have cosigned."""
 Global___AppendMode: _TypeAlias = AppendMode  # noqa: Y015
 
 @_typing.final
@@ -189,6 +189,8 @@ class AppendedEntry(_message.Message):
     DUPLICATE_FIELD_NUMBER: _builtins.int
     SIGNED_SIZE_FIELD_NUMBER: _builtins.int
     SIGNED_TIME_FIELD_NUMBER: _builtins.int
+    REACHED_FIELD_NUMBER: _builtins.int
+    TLOG_PROOF_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Output only. Index in the log."""
     leaf_hash: _builtins.bytes
@@ -199,6 +201,12 @@ class AppendedEntry(_message.Message):
     """Output only. Whether the entry was there already."""
     signed_size: _builtins.int
     """Output only. Size of the latest signed checkpoint of the log; 0: none yet."""
+    reached: Global___AppendMode.ValueType
+    """Output only. How far the entry got: DURABLE, CHECKPOINTED or WITNESSED."""
+    tlog_proof: _builtins.bytes
+    """Output only. The offline proof (C2SP tlog-proof) under the checkpoint that covers the entry, with its disclosures
+    as the extra line; only in the modes CHECKPOINTED and WITNESSED.
+    """
     @_builtins.property
     def signed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When that checkpoint was signed."""
@@ -212,10 +220,12 @@ class AppendedEntry(_message.Message):
         duplicate: _builtins.bool = ...,
         signed_size: _builtins.int = ...,
         signed_time: _timestamp_pb2.Timestamp | None = ...,
+        reached: Global___AppendMode.ValueType = ...,
+        tlog_proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["signed_time", b"signed_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "entry", b"entry", "index", b"index", "leaf_hash", b"leaf_hash", "signed_size", b"signed_size", "signed_time", b"signed_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "entry", b"entry", "index", b"index", "leaf_hash", b"leaf_hash", "reached", b"reached", "signed_size", b"signed_size", "signed_time", b"signed_time", "tlog_proof", b"tlog_proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,6 +266,7 @@ class AppendResult(_message.Message):
     EVENT_ID_FIELD_NUMBER: _builtins.int
     APPENDED_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    UNMET_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Output only. Id of the event."""
     @_builtins.property
@@ -266,18 +277,25 @@ class AppendResult(_message.Message):
     def refused(self) -> Global___AppendRefusal:
         """Output only. It is not."""
 
+    @_builtins.property
+    def unmet(self) -> Global___AppendedEntry:
+        """Output only. It is durable at its index, but the mode that was asked for was not reached in time. The same
+        append again waits for it again.
+        """
+
     def __init__(
         self,
         *,
         event_id: _builtins.str = ...,
         appended: Global___AppendedEntry | None = ...,
         refused: Global___AppendRefusal | None = ...,
+        unmet: Global___AppendedEntry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "refused", b"refused", "result", b"result", "unmet", b"unmet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "event_id", b"event_id", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appended", b"appended", "event_id", b"event_id", "refused", b"refused", "result", b"result", "unmet", b"unmet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["appended", "refused"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["appended", "refused", "unmet"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -320,7 +338,7 @@ class AppendEntryResponse(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def result(self) -> Global___AppendResult:
-        """Output only. The result; always `appended`."""
+        """Output only. The result: `appended`, or `unmet`."""
 
     def __init__(
         self,

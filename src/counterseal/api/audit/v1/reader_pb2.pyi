@@ -496,6 +496,96 @@ class ExportLogResponse(_message.Message):
 Global___ExportLogResponse: _TypeAlias = ExportLogResponse  # noqa: Y015
 
 @_typing.final
+class DiscloseEntryRequest(_message.Message):
+    """Asks for sealed fields of an entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant of the log; must equal the token's."""
+    index: _builtins.int
+    """Index in the log."""
+    event_id: _builtins.str
+    """Id of the event."""
+    purpose: _builtins.str
+    """Required. What it is for: a code `[A-Za-z0-9_.:/-]{1,128}` that stands in clear in the log, such as `case-4711`."""
+    note: _builtins.str
+    """More words; sealed in the ledger."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required. Names of the sealed fields that are wanted, such as `rationale`."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        index: _builtins.int = ...,
+        event_id: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        purpose: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "index", b"index"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "index", b"index", "names", b"names", "note", b"note", "purpose", b"purpose", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["index", "event_id"]  # noqa: Y015
+    _WhichOneofArgType_by: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_by) -> _WhichOneofReturnType_by | None: ...
+
+Global___DiscloseEntryRequest: _TypeAlias = DiscloseEntryRequest  # noqa: Y015
+
+@_typing.final
+class DiscloseEntryResponse(_message.Message):
+    """Sealed fields in the open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    DISCLOSURES_FIELD_NUMBER: _builtins.int
+    TLOG_PROOF_FIELD_NUMBER: _builtins.int
+    DISCLOSED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
+    tlog_proof: _builtins.bytes
+    """Output only. The entry's proof as a C2SP tlog-proof file; empty when no checkpoint covers it yet."""
+    disclosed_event_id: _builtins.str
+    """Output only. Id of the `access.disclosed` entry."""
+    manifest_digest: _builtins.str
+    """Output only. What that entry says was disclosed: digest of kind `disclosure-manifest` over {entry, names, recipient's
+    purpose}, in canonical JSON.
+    """
+    @_builtins.property
+    def entry(self) -> Global___LedgerEntry:
+        """Output only. The entry."""
+
+    @_builtins.property
+    def disclosures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Output only. RFC 9901 disclosures, in the order of the names; each hashes to a digest in the entry's `_sd`."""
+
+    def __init__(
+        self,
+        *,
+        entry: Global___LedgerEntry | None = ...,
+        disclosures: _abc.Iterable[_builtins.str] | None = ...,
+        tlog_proof: _builtins.bytes = ...,
+        disclosed_event_id: _builtins.str = ...,
+        manifest_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disclosed_event_id", b"disclosed_event_id", "disclosures", b"disclosures", "entry", b"entry", "manifest_digest", b"manifest_digest", "tlog_proof", b"tlog_proof"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscloseEntryResponse: _TypeAlias = DiscloseEntryResponse  # noqa: Y015
+
+@_typing.final
 class SearchEntriesRequest(_message.Message):
     """Asks for entries by their clear fields; every filter that is set must hold."""
 

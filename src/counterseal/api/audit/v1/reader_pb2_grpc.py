@@ -70,6 +70,11 @@ class LedgerReaderServiceStub(object):
                 request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogRequest.SerializeToString,
                 response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogResponse.FromString,
                 _registered_method=True)
+        self.DiscloseEntry = channel.unary_unary(
+                '/counterseal.api.audit.v1.LedgerReaderService/DiscloseEntry',
+                request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.SerializeToString,
+                response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryResponse.FromString,
+                _registered_method=True)
         self.SearchEntries = channel.unary_unary(
                 '/counterseal.api.audit.v1.LedgerReaderService/SearchEntries',
                 request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.SearchEntriesRequest.SerializeToString,
@@ -140,6 +145,15 @@ class LedgerReaderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscloseEntry(self, request, context):
+        """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+        Side effect: `access.disclosed`, durable before the answer.
+        Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SearchEntries(self, request, context):
         """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
         entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
@@ -200,6 +214,11 @@ def add_LedgerReaderServiceServicer_to_server(servicer, server):
                     servicer.ExportLog,
                     request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogRequest.FromString,
                     response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogResponse.SerializeToString,
+            ),
+            'DiscloseEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscloseEntry,
+                    request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.FromString,
+                    response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryResponse.SerializeToString,
             ),
             'SearchEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchEntries,
@@ -407,6 +426,33 @@ class LedgerReaderService(object):
             '/counterseal.api.audit.v1.LedgerReaderService/ExportLog',
             counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogRequest.SerializeToString,
             counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscloseEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterseal.api.audit.v1.LedgerReaderService/DiscloseEntry',
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.SerializeToString,
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryResponse.FromString,
             options,
             channel_credentials,
             insecure,

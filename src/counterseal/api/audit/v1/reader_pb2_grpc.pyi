@@ -47,6 +47,11 @@ class LedgerReaderServiceStub:
     """Proves that one tree is a prefix of another (RFC 6962 section 2.1.2). Reasons: INPUT_INVALID."""
     ExportLog: _grpc.UnaryStreamMultiCallable[_reader_pb2.ExportLogRequest, _reader_pb2.ExportLogResponse]
     """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+    DiscloseEntry: _grpc.UnaryUnaryMultiCallable[_reader_pb2.DiscloseEntryRequest, _reader_pb2.DiscloseEntryResponse]
+    """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+    Side effect: `access.disclosed`, durable before the answer.
+    Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+    """
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_reader_pb2.SearchEntriesRequest, _reader_pb2.SearchEntriesResponse]
     """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
     entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
@@ -77,6 +82,11 @@ class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
     """Proves that one tree is a prefix of another (RFC 6962 section 2.1.2). Reasons: INPUT_INVALID."""
     ExportLog: _aio.UnaryStreamMultiCallable[_reader_pb2.ExportLogRequest, _reader_pb2.ExportLogResponse]  # type: ignore[assignment]
     """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+    DiscloseEntry: _aio.UnaryUnaryMultiCallable[_reader_pb2.DiscloseEntryRequest, _reader_pb2.DiscloseEntryResponse]  # type: ignore[assignment]
+    """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+    Side effect: `access.disclosed`, durable before the answer.
+    Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+    """
     SearchEntries: _aio.UnaryUnaryMultiCallable[_reader_pb2.SearchEntriesRequest, _reader_pb2.SearchEntriesResponse]  # type: ignore[assignment]
     """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
     entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
@@ -146,6 +156,17 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reader_pb2.ExportLogResponse], _abc.AsyncIterator[_reader_pb2.ExportLogResponse]]:
         """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+
+    @_abc_1.abstractmethod
+    def DiscloseEntry(
+        self,
+        request: _reader_pb2.DiscloseEntryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reader_pb2.DiscloseEntryResponse, _abc.Awaitable[_reader_pb2.DiscloseEntryResponse]]:
+        """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
+        Side effect: `access.disclosed`, durable before the answer.
+        Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
+        """
 
     @_abc_1.abstractmethod
     def SearchEntries(

@@ -1,0 +1,1 @@
+"""Payload that has to go or to stay: erasure, retention, legal holds."""

@@ -1,0 +1,92 @@
+"""A person is erased from the running suite: ordered by two people on the command line, done by four services."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from counterseal.client.export import write_export
+from support import bank
+from support.behind import DATABASES
+from support.canary import files_below, scan, tables
+from support.requirements import requirement
+from support.suite import Suite
+
+WHO = "quixotia"
+SECRET = "Rosinante-4711"
+MARKS = {SECRET: "what the person said", f"user:{WHO}": "the person"}
+
+
+def command(suite: Suite, *words: str, code: int = 0) -> dict[str, Any]:
+    """Run `counterseal WORDS --json` and return its document."""
+    environ = {"COUNTERSEAL_HOME": str(suite.running.data_dir)}
+    done = suite.command(*words, "--json", environ=environ)
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout.decode()}{done.stderr.decode()}"
+    found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+    return found
+
+
+async def run(suite: Suite, *words: str, code: int = 0) -> dict[str, Any]:
+    return await asyncio.get_running_loop().run_in_executor(None, lambda: command(suite, *words, code=code))
+
+
+async def hits(suite: Suite, folder: Path) -> dict[str, set[str]]:
+    """Return mark -> where it is, in every table of every service, the ledger's files and all logs."""
+    data = suite.running.data_dir
+    places = [*files_below(folder, data / "logs")]
+    for database in DATABASES:
+        places += await tables(suite.running.control.dsn(database), database)
+    found: dict[str, set[str]] = {mark: set() for mark in MARKS.values()}
+    for hit in scan(MARKS, places):
+        found[hit.kind].add(hit.where)
+    return found
+
+
+@requirement("erasure:complete", "erasure:two-people", "erasure:producers-follow", "disclosure:recorded-first")
+async def test_a_person_is_erased_everywhere_and_every_proof_still_holds(suite: Suite, tmp_path: Path) -> None:
+    async with suite.agent(WHO) as request:
+        draft = bank.draft(bank.refund("a-33", 5), objective=f"Refund to Quixotia, who says {SECRET}")
+        proposal = await request.propose(draft)
+        await request.commit(proposal.plan_id, proposal.plan_digest)
+        ended = await request.wait(proposal.plan_id)
+    assert ended.state == "SUCCEEDED"
+    await suite.outboxes_drained()
+    async with suite.person("ida") as ida:
+        mine = await ida.entries(plan_digest=proposal.plan_digest)
+        await write_export(ida.export((await ida.checkpoint()).log_size), tmp_path / "before")
+    before = await hits(suite, tmp_path / "before")
+    assert not [place for place in before["what the person said"] if "counterseal_audit" in place]
+    assert not [place for place in before["what the person said"] if "tile/" in place or place.endswith(".log")]
+    assert "counterseal_executor.plan.body" in before["what the person said"], "the executor has it, as it must"
+
+    for user in ("ida", "pat"):
+        await run(suite, "login", "--user", user)
+    (proposed,) = [one.index for one in mine if b'"plan.proposed"' in one.entry]
+    purpose = ("--name", "objective", "--purpose", "case-1")
+    shown = await run(suite, "audit", "disclose", str(proposed), *purpose, "--user", "ida")
+    assert SECRET in shown["fields"]["objective"]
+    assert (await run(suite, "audit", "verify", "payloads", "--user", "ida"))["verdict"] == "verified"
+
+    asked = await run(suite, "audit", "erase", f"user:{WHO}", "--user", "ida", code=6)
+    digest = asked["second_person"]["request_digest"]
+    done = await run(suite, "audit", "erase", f"user:{WHO}", "--user", "pat", "--request-digest", digest)
+    job = done["erasure"]["job_id"]
+    async with suite.person("ida") as ida, asyncio.timeout(60):
+        while (state := (await ida.erasures(job))[0]).missing:
+            await asyncio.sleep(0.2)
+    assert list(state.reported) == ["audit", "credentials", "executor", "policy"]
+    await run(suite, "audit", "erasures", job, "--user", "ida")
+
+    async with suite.person("ida") as ida:
+        await write_export(ida.export((await ida.checkpoint()).log_size), tmp_path / "after")
+    after = await hits(suite, tmp_path / "after")
+    assert after == {"what the person said": set(), "the person": set()}
+    checked = await run(suite, "audit", "verify", "payloads", "--user", "ida")
+    assert (checked["verdict"], checked["findings"]) == ("verified", [])
+    assert checked["declared_count"] > 0
+    gone = await run(suite, "audit", "disclose", str(proposed), *purpose, "--user", "ida", code=3)
+    assert gone == {}
+    key = (tmp_path / "after" / "vkey").read_text().strip()
+    since = str(tmp_path / "before" / "checkpoint")
+    verified = await run(suite, "audit", "verify", str(tmp_path / "after"), "--vkey", key, "--since", since)
+    assert verified["verdict"] == "verified"
