@@ -240,10 +240,8 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         new_id=new_id,
         stopping=stopping,
     )
-    reader, projection = ReaderStore(engine), ProjectionStore(engine)
-    follower = Follower(logs, projection, pseudonyms, ENVIRONMENT)
-    searcher = Searcher(projection, reader, pseudonyms)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, system_clock, new_id)
+    reader, projection = ReaderStore(engine), ProjectionStore(engine)
     return Replica(
         engine,
         signer,
@@ -259,8 +257,8 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         keys,
         retention,
         stopping,
-        follower,
-        searcher,
+        Follower(logs, projection, pseudonyms, ENVIRONMENT),
+        Searcher(projection, reader, pseudonyms),
     )
 
 

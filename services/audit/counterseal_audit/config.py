@@ -19,8 +19,8 @@ class AuditConfig:
     place or lift holds. platform_operator_roles: that may do so to the environment's own log.
     auditor_roles: who may have sealed fields disclosed.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
-    export: where logs are kept as files. http: who may read those files over HTTP; needs `export.directory`.
     witnesses: second parties that cosign the logs' heads.
+    export: where logs are kept as files. http: who may read those files over HTTP; needs `export.directory`.
     """
 
     origin_domain: str = ""
@@ -32,9 +32,9 @@ class AuditConfig:
     platform_operator_roles: tuple[str, ...] = ("platform_operator",)
     auditor_roles: tuple[str, ...] = ("auditor",)
     allow_unsafe_database: bool = False
+    witnesses: WitnessConfig = field(default_factory=WitnessConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
-    witnesses: WitnessConfig = field(default_factory=WitnessConfig)
 
     def __post_init__(self) -> None:
         """Refuse times that make no sense."""

@@ -119,7 +119,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     reader = ReaderServicer(logs, entries, checkpoints, ledger, retention.discloser, searcher, rt.stopping, operators)
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     store = AppendStore(rt.engine)
-    cover = Cover(demand, checkpoints, ReaderStore(rt.engine), has_witnesses=cosigners is not None)
+    cover = Cover(demand, checkpoints, entries, has_witnesses=cosigners is not None)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
     admin = LedgerAdminServicer(
         operations,

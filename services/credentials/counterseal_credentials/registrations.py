@@ -33,7 +33,7 @@ class Registrations:
         try:
             fresh = read()
         except ConfigError as error:
-            log.error("the registrations were not reloaded, the old ones stay", extra={"problems": str(error)})
+            log.error("the registrations were not reloaded, the old ones stay", extra={"problems": str(error)})  # noqa: TRY400
             return
         before = self._config
         self._config = replace(before, **{name: getattr(fresh, name) for name in RELOADED})

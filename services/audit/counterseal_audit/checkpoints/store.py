@@ -91,6 +91,14 @@ class CheckpointStore:
             row = await raw.fetchrow(_SELECT + " AND size = $2", log_id, size)
         return _stored(row)
 
+    async def covering(self, log_id: int, size: int, *, witnessed: bool) -> StoredCheckpoint | None:
+        """Return the smallest checkpoint that covers `size` entries; witnessed: one that meets the witness policy."""
+        async with reading(self._engine, log_id) as raw:
+            row = await raw.fetchrow(
+                _SELECT + " AND size >= $2 AND (witnessed OR NOT $3) ORDER BY size LIMIT 1", log_id, size, witnessed
+            )
+        return _stored(row)
+
     async def sizes_after(self, log_id: int, start: int, end: int) -> list[int]:
         """Return the sizes of the checkpoints above `start` up to `end`, ascending."""
         async with reading(self._engine, log_id) as raw:
@@ -101,14 +109,6 @@ class CheckpointStore:
                 end,
             )
         return [row["size"] for row in rows]
-
-    async def covering(self, log_id: int, size: int, *, witnessed: bool) -> StoredCheckpoint | None:
-        """Return the smallest checkpoint that covers `size` entries; witnessed: one that meets the witness policy."""
-        async with reading(self._engine, log_id) as raw:
-            row = await raw.fetchrow(
-                _SELECT + " AND size >= $2 AND (witnessed OR NOT $3) ORDER BY size LIMIT 1", log_id, size, witnessed
-            )
-        return _stored(row)
 
     async def publish(self, log_id: int, published: Published, rotations: Sequence[Rotation] = ()) -> bool:
         """Store a signed checkpoint with the rotations that it is the first to cover; False when it is there already.
