@@ -18,7 +18,7 @@ from bench.settings import Result, Scenario, Settings, Skipped
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench"
-SCENARIOS = ("interceptor", "tracing", "memory", "append", "governed")
+SCENARIOS = ("interceptor", "tracing", "memory", "append", "governed", "explain")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,9 +1,12 @@
 """Verifiers that were not written here accept our exports, and refuse one flipped byte in what they read."""
 
+import asyncio
+import hashlib
 import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,9 @@ from nacl.signing import SigningKey
 
 from counterseal.ledger import tiles
 from counterseal.ledger.note import VerifierKey
-from support.exports import KEY, files_of, log_of, write
+from counterseal_audit.tiles.config import HttpConfig, ReaderConfig
+from counterseal_audit.tiles.http import TileServer
+from support.exports import KEY, ORIGIN, files_of, log_of, write
 from support.requirements import requirement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,3 +97,35 @@ def test_a_checkpoint_of_another_key_is_refused_by_every_tool(verifiers: list[st
     export = write(files_of(log_of(3)), tmp_path / "ledger")
     other = VerifierKey.make(KEY.name, bytes(SigningKey(b"\x08" * 32).verify_key))
     assert "accepted" not in verdicts(verifiers, export, [1], other.vkey).values()
+
+
+@requirement("ledger:foreign-verifiers", "ledger:read-over-http")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_a_log_that_curl_fetched_over_http_is_accepted(verifiers: list[str], tmp_path: Path) -> None:
+    size, name, token = 600, ORIGIN.rpartition("/")[2], "reader-" + "t" * 40
+    write(files_of(log_of(size)), tmp_path / "export" / "acme" / name)
+    (tmp_path / "tokens").write_text(f"sha256:{hashlib.sha256(token.encode()).hexdigest()}\n")
+    config = HttpConfig(listen="127.0.0.1:0", readers={"acme": ReaderConfig(tmp_path / "tokens")})
+    with ThreadPoolExecutor(2) as disk, ThreadPoolExecutor(1) as client:
+        server = TileServer(config, tmp_path / "export", disk)
+        runner = await server.start()
+        try:
+            base = f"http://127.0.0.1:{server.port}/{name}"
+            await asyncio.get_running_loop().run_in_executor(client, mirror, base, token, tmp_path / "copy")
+        finally:
+            await runner.cleanup()
+    assert set(verdicts(verifiers, tmp_path / "copy", sample(size)).values()) == {"accepted"}
+
+
+def mirror(base: str, token: str, directory: Path) -> None:
+    """Fetch what the checkpoint's size says that there is; nothing is listed and nothing guessed."""
+
+    def fetch(path: str) -> None:
+        target = ["--create-dirs", "--output", str(directory / path), f"{base}/{path}"]
+        command = ["curl", "--fail", "--silent", "--compressed", "--header", f"Authorization: Bearer {token}", *target]
+        subprocess.run(command, check=True, timeout=30)
+
+    fetch("checkpoint")
+    size = int((directory / "checkpoint").read_bytes().split(b"\n")[1])
+    for tile in (*tiles.tiles_of(size), *tiles.bundles_of(size)):
+        fetch(tile.path)

@@ -114,7 +114,8 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     projection, entries = ProjectionStore(rt.engine), ReaderStore(rt.engine)
     rt.spawn("follow-entries", Follower(logs, projection, pseudonyms, rt.environment).run(rt.stopping))
     searcher = Searcher(projection, entries, pseudonyms)
-    reader = ReaderServicer(logs, entries, checkpoints, ledger, retention.discloser, searcher, rt.stopping)
+    operators = frozenset(config.operator_roles)
+    reader = ReaderServicer(logs, entries, checkpoints, ledger, retention.discloser, searcher, rt.stopping, operators)
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     store = AppendStore(rt.engine)
     cover = Cover(demand, checkpoints, entries, has_witnesses=cosigners is not None)
@@ -132,6 +133,19 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         (reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server, reader),
         (retention_pb2_grpc.add_RetentionServiceServicer_to_server, retention.servicer),
     ]
+
+
+def start_exporting(
+    rt: Runtime, config: AuditConfig, directory: Path, logs: LogStore, checkpoints: CheckpointStore
+) -> Exporter:
+    """Start keeping logs as files below `directory` and, where configured, serving them over HTTP."""
+    disk = ThreadPoolExecutor(1, "export")
+    exporter = Exporter(directory, logs, checkpoints, ReaderStore(rt.engine), rt.environment, disk)
+    rt.spawn("export-logs", exporter.run(rt.stopping))
+    if config.http.listen:
+        server = TileServer(config.http, directory, ThreadPoolExecutor(4, "tiles"))
+        rt.spawn("serve-logs", server.run(rt.stopping))
+    return exporter
 
 
 def witnesses_of(rt: Runtime, config: AuditConfig) -> Cosigners | None:
@@ -155,19 +169,6 @@ async def publish(publisher: Publisher, cosigners: Cosigners | None, stopping: a
     finally:
         if cosigners is not None:
             await cosigners.close()
-
-
-def start_exporting(
-    rt: Runtime, config: AuditConfig, directory: Path, logs: LogStore, checkpoints: CheckpointStore
-) -> Exporter:
-    """Start keeping logs as files below `directory` and, where configured, serving them over HTTP."""
-    disk = ThreadPoolExecutor(1, "export")
-    exporter = Exporter(directory, logs, checkpoints, ReaderStore(rt.engine), rt.environment, disk)
-    rt.spawn("export-logs", exporter.run(rt.stopping))
-    if config.http.listen:
-        server = TileServer(config.http, directory, ThreadPoolExecutor(4, "tiles"))
-        rt.spawn("serve-logs", server.run(rt.stopping))
-    return exporter
 
 
 def check_own(table: Mapping[str, Any]) -> AuditConfig:

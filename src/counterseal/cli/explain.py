@@ -194,13 +194,14 @@ class Export:
 
 def read_disclosures(file: Path) -> Mapping[int, Sequence[str]]:
     """Return the disclosures beside an export by index; a line that is none is left out: nothing vouches for it."""
-    opened: dict[int, Sequence[str]] = {}
+    opened: dict[int, list[str]] = {}
     if file.is_file():
         for line in file.read_bytes().splitlines():
             one = _document(line)
             index, texts = one.get("index"), one.get("disclosures")
             if isinstance(index, int) and isinstance(texts, list):
-                opened[index] = [text for text in texts if isinstance(text, str)]
+                known = opened.setdefault(index, [])
+                known += [text for text in texts if isinstance(text, str) and text not in known]
     return opened
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from counterseal.canonical import JsonObject, parse_strict
 from counterseal.errors import NotCanonical
@@ -50,48 +50,34 @@ def gather(what: About) -> Generator[Ask, Sequence[Row], dict[int, bytes]]:
     By request: all of its plans. By plan: the plan, and of the request around it what is nobody's or a draft's; a vote
     or a resolution has a request of its own. Then the stops that reached the action before it was over.
     """
-    found = dict((yield Ask("request_id", what.requests))) if what.requests else {}
-    plans = what.plans or _values(map(_document, found.values()), "plan_digest")
+    found = _read((yield Ask("request_id", what.requests))) if what.requests else {}
+    plans = what.plans or _values((one.document for one in found.values()), "plan_digest")
     if plans:
-        found.update((yield Ask("plan_digest", plans)))
-    if what.plans and (requests := _requests_of(found.values())):
-        around = yield Ask("request_id", requests)
-        proposed = _proposed_in(entry for _, entry in around)
-        found.update((index, entry) for index, entry in around if _is_around(entry, what.plans, proposed))
+        found |= _read((yield Ask("plan_digest", plans)))
+    if what.plans and (requests := _requests_of([one.document for one in found.values()])):
+        around = _read((yield Ask("request_id", requests)))
+        proposed = _values((one.document for one in around.values() if one.type == "plan.proposed"), "plan_digest")
+        found |= {index: one for index, one in around.items() if _is_around(one.document, what.plans, proposed)}
     if found:
-        scopes = Scopes.of(found.values())
+        scopes = Scopes.of(one.document for one in found.values())
         last = _end_of(found)
-        stops = yield Ask("type", CONTAINMENT, min(found))
-        found.update(
-            (index, entry) for index, entry in stops if (last is None or index <= last) and scopes.cover(entry)
-        )
-    return dict(sorted(found.items()))
+        stops = _read((yield Ask("type", CONTAINMENT, min(found))))
+        found |= {
+            index: one for index, one in stops.items() if (last is None or index <= last) and scopes.cover(one.document)
+        }
+    return {index: found[index].entry for index in sorted(found)}
 
 
-def _requests_of(entries: Iterable[bytes]) -> list[str]:
-    documents = [_document(entry) for entry in entries]
-    return _values([document for document in documents if "agent" in document] or documents, "request_id")
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An entry and what it says, parsed once."""
 
+    entry: bytes
+    document: JsonObject
 
-def _proposed_in(entries: Iterable[bytes]) -> frozenset[str]:
-    """Return the plans that were proposed: every other digest is that of a draft, decided on for its preview."""
-    documents = map(_document, entries)
-    return frozenset(_values((one for one in documents if one.get("type") == "plan.proposed"), "plan_digest"))
-
-
-def _is_around(entry: bytes, plans: Sequence[str], proposed: frozenset[str]) -> bool:
-    digest = _document(entry).get("plan_digest")
-    return digest is None or digest in plans or digest not in proposed
-
-
-def _end_of(found: Mapping[int, bytes]) -> int | None:
-    """Return the last index that concerns the action: where its plans ended; None while one of them is under way."""
-    documents = {index: _document(entry) for index, entry in found.items()}
-    ends = {index: one for index, one in documents.items() if one.get("type") == "plan.ended"}
-    committed = _values((one for one in documents.values() if one.get("type") == "plan.committed"), "plan_digest")
-    if not set(committed) <= set(_values(ends.values(), "plan_digest")):
-        return None
-    return max(ends or found)
+    @property
+    def type(self) -> Any:
+        return self.document.get("type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +87,10 @@ class Scopes:
     exact: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
-    def of(cls, entries: Iterable[bytes]) -> "Scopes":
+    def of(cls, documents: Iterable[JsonObject]) -> "Scopes":
         """Return the scopes of the action that the entries tell about."""
         scopes: set[str] = set()
-        for document in map(_document, entries):
+        for document in documents:
             tenant = document.get("tenant", "")
             scopes |= {f"environment:{document.get('environment', '')}", f"tenant:{tenant}"}
             if "agent" in document:
@@ -118,10 +104,33 @@ class Scopes:
                 scopes.add(f"tool:{tenant}/{data['tool']}")
         return cls(frozenset(scopes))
 
-    def cover(self, entry: bytes) -> bool:
+    def cover(self, document: JsonObject) -> bool:
         """Tell whether a containment entry is about one of the scopes."""
-        data = _document(entry).get("data")
+        data = document.get("data")
         return isinstance(data, dict) and data.get("scope") in self.exact
+
+
+def _read(rows: Sequence[Row]) -> dict[int, _Read]:
+    return {index: _Read(entry, _document(entry)) for index, entry in rows}
+
+
+def _requests_of(documents: Sequence[JsonObject]) -> list[str]:
+    return _values([document for document in documents if "agent" in document] or documents, "request_id")
+
+
+def _is_around(document: JsonObject, plans: Sequence[str], proposed: Sequence[str]) -> bool:
+    """Tell whether an entry of the request belongs to the plans: every digest that was not proposed is a draft's."""
+    digest = document.get("plan_digest")
+    return digest is None or digest in plans or digest not in proposed
+
+
+def _end_of(found: Mapping[int, _Read]) -> int | None:
+    """Return the last index that concerns the action: where its plans ended; None while one of them is under way."""
+    ends = {index: one for index, one in found.items() if one.type == "plan.ended"}
+    committed = _values((one.document for one in found.values() if one.type == "plan.committed"), "plan_digest")
+    if not set(committed) <= set(_values((one.document for one in ends.values()), "plan_digest")):
+        return None
+    return max(ends or found)
 
 
 def _values(documents: Iterable[JsonObject], name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -69,6 +70,24 @@ class Following:
         self.next_index = index
 
 
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An entry that a query means."""
+
+    index: int
+    entry: bytes
+    leaf_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What the projection knows of a query: up to its indexed size, of a log that had `size` entries."""
+
+    entries: list[Hit]
+    indexed_size: int
+    size: int
+
+
 class ProjectionStore:
     """The search projection of every log, one log at a time."""
 
@@ -104,17 +123,27 @@ class ProjectionStore:
         async with reading(self._engine, log_id) as raw:
             return await _indexed_size(raw, log_id)
 
-    async def find(self, log_id: int, query: Query, start: int, count: int) -> tuple[list[int], int]:
-        """Return the indexes of up to `count` entries that a query means, from `start` on, and the indexed size.
+    async def find(self, log_id: int, query: Query, start: int, count: int) -> Hits:
+        """Return up to `count` entries that a query means, from index `start` on.
 
         Entries from the indexed size on are not looked at. Raises LedgerUnavailable.
         """
         async with reading(self._engine, log_id) as raw:
-            indexed = await _indexed_size(raw, log_id)
-            if start >= indexed:
-                return [], indexed
-            sql, arguments = _statement(log_id, query, start, indexed, count)
-            return [row["idx"] for row in await raw.fetch(sql, *arguments)], indexed
+            at = await raw.fetchrow(
+                "SELECT h.size, coalesce(f.next_idx, 0) AS indexed FROM ledger_head h LEFT JOIN ledger_follower f"
+                " ON f.name = $1 AND f.log_id = h.log_id WHERE h.log_id = $2",
+                NAME,
+                log_id,
+            )
+            if start >= at["indexed"]:
+                return Hits([], at["indexed"], at["size"])
+            sql, arguments = _statement(log_id, query, start, at["indexed"], count)
+            rows = await raw.fetch(
+                f"SELECT e.idx, e.entry, e.leaf_hash FROM ({sql}) f JOIN ledger_entry e"
+                " ON e.log_id = $1 AND e.idx = f.idx ORDER BY e.idx",
+                *arguments,
+            )
+        return Hits([Hit(row["idx"], row["entry"], row["leaf_hash"]) for row in rows], at["indexed"], at["size"])
 
     async def rows(self, log_id: int) -> list[tuple[int, str, int, int]]:
         """Return the whole projection of a log, sorted: for comparing it with one that was made again."""

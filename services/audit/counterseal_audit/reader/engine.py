@@ -18,9 +18,19 @@ def ranges_for(spans: Iterable[Span]) -> list[tuple[int, int, int]]:
     return [_range(height, index) for span in spans for height, index in span.perfect_parts()]
 
 
-def roots_of(spans: Sequence[Span], hashes: Hashes) -> list[bytes]:
-    """Return the hash of each span. Raises InternalError when a row is missing."""
-    return [span.root(lambda height, index: _subtree(height, index, hashes)) for span in spans]
+def roots_of(spans: Sequence[Span], hashes: Hashes, known: dict[tuple[int, int], bytes] | None = None) -> list[bytes]:
+    """Return the hash of each span. Raises InternalError when a row is missing.
+
+    known: subtrees by (height, index) that were computed before; proofs of neighbours share most of theirs.
+    """
+    done = known if known is not None else {}
+
+    def subtree(height: int, index: int) -> bytes:
+        if (height, index) not in done:
+            done[height, index] = _subtree(height, index, hashes)
+        return done[height, index]
+
+    return [span.root(subtree) for span in spans]
 
 
 def whole(size: int) -> list[Span]:

@@ -78,9 +78,9 @@ class Searcher:
 
     async def find(self, log: Log, query: Query, start: int, count: int) -> Found:
         """Return up to `count` entries from index `start` on."""
-        indexes, indexed = await self.projection.find(log.log_id, query, start, count)
-        entries = await self.store.at(log.log_id, indexes)
-        if len(entries) == count:
+        hits = await self.projection.find(log.log_id, query, start, count)
+        entries, indexed = [StoredEntry(hit.index, hit.entry, hit.leaf_hash) for hit in hits.entries], hits.indexed_size
+        if len(entries) == count or indexed >= hits.size:
             return Found(entries, indexed)
         blind = blinder(await self.keys.get(log.tenant))
         at = end = max(start, indexed)

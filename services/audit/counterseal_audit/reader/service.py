@@ -31,7 +31,6 @@ TAIL_POLL_SECONDS = 0.2
 HEARTBEAT_SECONDS = 1.0
 EXPORT_POLL_SECONDS = 0.1
 PIECE_BYTES = 1 << 20
-REINDEX_ROLE = "operator"
 REINDEX_POLL_SECONDS = 0.2
 
 
@@ -46,6 +45,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     discloser: Discloser
     searcher: Searcher
     stopping: asyncio.Event
+    operator_roles: frozenset[str] = frozenset({"operator"})
 
     async def GetEntry(  # noqa: N802
         self,
@@ -128,8 +128,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> AsyncIterator[reader_pb2.ReindexLogResponse]:
         """Empty the projection and report until everything that was in the log then is in it again."""
         log = await self._log(request.tenant)
-        if REINDEX_ROLE not in current_caller().roles:
-            raise RoleRequired(f"making the projection again needs the role {REINDEX_ROLE}")
+        if not self.operator_roles & current_caller().roles:
+            raise RoleRequired("making the projection again needs the role operator")
         size = await self.store.size(log.log_id)
         await self.searcher.reindex(log)
         indexed = 0
@@ -248,6 +248,29 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
                     first = False
                 yield piece
 
+    async def _list(
+        self, log: Log, request: reader_pb2.ListEntriesRequest, start: int, count: int
+    ) -> list[StoredEntry]:
+        """Return a page: what the projection knows of it, then what is behind the projection, entry by entry."""
+        filters = _filters(request)
+        if not filters:
+            return await self.store.page(log.log_id, start, count)
+        query = Query({field: [value] for field, (_, value) in filters.items()})
+        hits = await self.searcher.projection.find(log.log_id, query, start, count)
+        rows = [StoredEntry(hit.index, hit.entry, hit.leaf_hash) for hit in hits.entries]
+        if len(rows) < count and hits.indexed_size < hits.size:
+            needles = [f'"{name}":"{value}"'.encode() for name, value in filters.values()]
+            rows += await self.store.page(log.log_id, max(start, hits.indexed_size), count - len(rows), needles)
+        return rows
+
+    async def _paths(self, log: Log, indexes: Sequence[int], size: int) -> dict[int, list[bytes]]:
+        """Return the audit path of each entry that the tree of a size covers; hashes are read once for all."""
+        spans = {index: inclusion_spans(index, size) for index in indexes if index < size}
+        ranges = {one for many in spans.values() for one in engine.ranges_for(many)}
+        hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
+        known: dict[tuple[int, int], bytes] = {}
+        return {index: engine.roots_of(many, hashes, known) for index, many in spans.items()}
+
     async def DiscloseEntry(  # noqa: N802
         self,
         request: reader_pb2.DiscloseEntryRequest,
@@ -289,28 +312,6 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         hashes = await self.store.hashes(log.log_id, engine.ranges_for(spans))
         path = tuple(engine.roots_of(spans, hashes))
         return TlogProof(index, path, last.published.note).serialize()
-
-    async def _list(
-        self, log: Log, request: reader_pb2.ListEntriesRequest, start: int, count: int
-    ) -> list[StoredEntry]:
-        """Return a page: what the projection knows of it, then what is behind the projection, entry by entry."""
-        filters = _filters(request)
-        if not filters:
-            return await self.store.page(log.log_id, start, count)
-        query = Query({field: [value] for field, (_, value) in filters.items()})
-        indexes, indexed = await self.searcher.projection.find(log.log_id, query, start, count)
-        rows = await self.store.at(log.log_id, indexes)
-        if len(rows) < count:
-            needles = [f'"{name}":"{value}"'.encode() for name, value in filters.values()]
-            rows += await self.store.page(log.log_id, max(start, indexed), count - len(rows), needles)
-        return rows
-
-    async def _paths(self, log: Log, indexes: Sequence[int], size: int) -> dict[int, list[bytes]]:
-        """Return the audit path of each entry that the tree of a size covers; hashes are read once for all."""
-        spans = {index: inclusion_spans(index, size) for index in indexes if index < size}
-        ranges = {one for many in spans.values() for one in engine.ranges_for(many)}
-        hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
-        return {index: engine.roots_of(many, hashes) for index, many in spans.items()}
 
     async def _log(self, tenant: str) -> Log:
         log = await self._find(tenant)

@@ -62,19 +62,6 @@ class ReaderStore:
             )
         return [_entry(row) for row in rows]
 
-    async def at(self, log_id: int, indexes: Sequence[int]) -> list[StoredEntry]:
-        """Return the entries at these indexes, in order."""
-        if not indexes:
-            return []
-        async with reading(self._engine, log_id) as raw:
-            rows = await raw.fetch(
-                "SELECT idx, entry, leaf_hash FROM ledger_entry WHERE log_id = $1 AND idx = ANY($2::bigint[])"
-                " ORDER BY idx",
-                log_id,
-                list(indexes),
-            )
-        return [_entry(row) for row in rows]
-
     async def hashes(self, log_id: int, ranges: Sequence[Range]) -> dict[tuple[int, int], bytes]:
         """Return hashes by (tile level, position), for every range that is asked for."""
         found: dict[tuple[int, int], bytes] = {}
