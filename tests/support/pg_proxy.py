@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+_SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
+
 Gate = Callable[[str, bytes], bool]
 """Called with `client` or `server` and each message before it is passed on; True ends the line there."""
 
@@ -37,9 +39,17 @@ async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
         tasks.add(task)
         up_reader, up_writer = await asyncio.open_connection(host, port)
         gate = line.gates() if line.gates is not None else None
+        try:
+            start = await reader.readexactly(8)
+            if start == _SSL_REQUEST:  # the relay reads what passes, so there is no TLS here
+                writer.write(b"N")
+                start = await reader.readexactly(8)
+        except (asyncio.IncompleteReadError, OSError):
+            up_writer.transport.abort()
+            return
         pumps = [
-            asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, gate, startup=True)),
-            asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate, startup=False)),
+            asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, gate, start)),
+            asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -68,17 +78,18 @@ async def _pump(
     cut: int | None,
     line: Line,
     gate: Gate | None,
-    *,
-    startup: bool,
+    start: bytes = b"",
 ) -> None:
-    side = "client" if startup else "server"
+    """Pass messages on. start: the first bytes of a client's start-up packet, which has no type byte."""
+    side = "client" if start else "server"
     try:
         while True:
-            head = b"" if startup else await reader.readexactly(1)
-            startup = False
-            size = await reader.readexactly(4)
-            body = await reader.readexactly(int.from_bytes(size) - 4)
-            message = head + size + body
+            if start:
+                message = start + await reader.readexactly(int.from_bytes(start[:4]) - len(start))
+                start = b""
+            else:
+                head = await reader.readexactly(5)
+                message = head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
             if gate is not None and gate(side, message):
                 line.was_cut = True
                 return
