@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -148,12 +149,47 @@ async def _look_back(console: Console, plan_digest: str) -> None:
     for wanted in ("plan.proposed", "plan.decided", "approval.recorded", "plan.committed", "step.intent"):
         assert wanted in types
     assert types.index("step.intent") < types.index("step.outcome")
+    await _search(console, plan_digest, story)
     assert "shop.refund_order@1.0.0" in await console.run("tool", "list")
     assert len(await console.json("plan", "list")) >= 3
     export = console.home / "export"
     await console.run("audit", "export", str(export))
     assert (await console.json("audit", "verify", str(export), "--vkey", str(export / "vkey")))["verdict"] == "verified"
     await _take_home(console, export)
+
+
+async def _search(console: Console, plan_digest: str, story: dict[str, Any]) -> None:
+    """The log by its index: filters, pages, one entry, a tail; the whole story by any id; the index made again."""
+    found = await console.json("audit", "search", "--plan-digest", plan_digest, "--type", "step.intent")
+    (intent,) = found["entries"]
+    assert found["next_page_token"] == ""
+    assert intent["entry"]["event_id"] == next(e["event_id"] for e in story["entries"] if e["type"] == "step.intent")
+    first = await console.json("audit", "search", "--limit", "2")
+    rest = await console.json("audit", "search", "--limit", "0", "--page", first["next_page_token"])
+    assert [one["index"] for one in first["entries"]] == [0, 1]
+    assert [one["index"] for one in rest["entries"]][:2] == [2, 3]
+    assert "plan_digest: not a digest" in await console.run("audit", "search", "--plan-digest", "x", code=3)
+    one = await console.json("audit", "get", intent["entry"]["event_id"])
+    assert one["entry"] == intent["entry"]
+    tailed = await console.run("audit", "tail", "--from", "0", "--count", "3", "--json")
+    assert [json.loads(line)["index"] for line in tailed.splitlines()] == [0, 1, 2]
+    told = await console.json("explain", intent["entry"]["event_id"])
+    assert told["plan_digests"] == [plan_digest]
+    lines = (await console.run("explain", plan_digest)).splitlines()
+    assert lines[0].startswith("problems")
+    assert len(lines) <= 60
+    assert "ROLE_REQUIRED" in await console.run("audit", "reindex", "--user", "olga", code=5)
+    again = await console.json("audit", "reindex", "--user", "omar")
+    assert again["indexed_size"] >= again["size"] > 0
+    bundle = console.home / "case.zip"
+    made = await console.json("audit", "export", str(bundle), "--format", "bundle")
+    assert made["manifest"]["count"] == made["manifest"]["size"] > 0
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(console.home / "case")
+    verdict = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "verifier.pyz", "verify", "log", ".", cwd=console.home / "case"
+    )
+    assert await verdict.wait() == 0
 
 
 async def _take_home(console: Console, export: Path) -> None:

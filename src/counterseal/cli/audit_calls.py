@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 from counterseal.cli import exits
 from counterseal.cli.audit_verify import Directory, as_json, exit_code, read_vkey, show
 from counterseal.cli.output import complain, emit, say
+from counterseal.cli.progress import Progress
 from counterseal.errors import InputInvalid
 from counterseal.ids import is_id
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
-from counterseal.ledger.tiles import CHECKPOINT, VKEY
+from counterseal.ledger.tiles import CHECKPOINT, VKEY, WIDTH
 from counterseal.ledger.verify import verify_log
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from counterseal.api.audit.v1 import reader_pb2
     from counterseal.client import Person
 
 
@@ -56,10 +60,24 @@ def fetch(args: argparse.Namespace, directory: Path) -> int:
 
     async def work(person: "Person") -> int:
         # Everything that is in the log now: a checkpoint covers it within its interval.
-        await write_export(person.export((await person.checkpoint()).log_size), directory)
+        await write_export(_counted(person.export((await person.checkpoint()).log_size)), directory)
         return exits.OK
 
     return as_person(args, work)
+
+
+async def _counted(
+    parts: "AsyncIterator[reader_pb2.ExportLogResponse]",
+) -> "AsyncIterator[reader_pb2.ExportLogResponse]":
+    """Yield the pieces and say how many entries have come."""
+    progress, size, count, last = Progress("entries"), 0, 0, ""
+    async for part in parts:
+        size = size or part.size
+        if part.path != last and part.path.startswith("tile/entries/"):
+            count = min(size, count + WIDTH)
+            progress.at(count, size)
+        last = part.path
+        yield part
 
 
 def _take_place(fresh: Path, directory: Path) -> None:

@@ -34,6 +34,7 @@ from counterseal.client.tokens import Tokens
 
 _METHOD = re.compile(r"(?P<service>[a-z]+)\.(?P<stub>[A-Za-z]+)/(?P<method>[A-Za-z]+)")
 TRIP_SECONDS = 30.0
+EXPORT_SECONDS = 3600.0
 
 
 class Person(RetentionCalls):
@@ -214,7 +215,9 @@ class Person(RetentionCalls):
         stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
         token = await self._tokens.get()
         request = reader_pb2.ExportLogRequest(min_size=min_size)
-        async for part in self._connection.stream("audit", stub.ExportLog, request, token=token, seconds=60.0):
+        async for part in self._connection.stream(
+            "audit", stub.ExportLog, request, token=token, seconds=EXPORT_SECONDS
+        ):
             yield part
 
     async def freeze_log(
