@@ -26,6 +26,8 @@ from types import CodeType, ModuleType
 
 from tools.mutation.mutants import Mutant, mutants
 
+from counterseal.canonical import parse_strict
+
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 REPORT = ROOT / "docs" / "evidence" / "mutation.md"
@@ -36,7 +38,7 @@ LEDGER = "src/counterseal/ledger"
 UNIT = "tests/unit/ledger"
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     f"{LEDGER}/tree.py": ("counterseal.ledger.tree", ("test_tree.py",)),
-    f"{LEDGER}/proof.py": ("counterseal.ledger.proof", ("test_note.py",)),
+    f"{LEDGER}/proof.py": ("counterseal.ledger.proof", ("test_proof.py",)),
     f"{LEDGER}/note.py": ("counterseal.ledger.note", ("test_note.py", "test_cosignatures.py")),
     f"{LEDGER}/checkpoint.py": ("counterseal.ledger.checkpoint", ("test_note.py", "test_cosignatures.py")),
     f"{LEDGER}/keyring.py": ("counterseal.ledger.keyring", ("test_histories.py",)),
@@ -49,8 +51,8 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Source -> the module's name, the tests beside it."""
 
-_QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""hypothesis is loaded before the children are made, so that each of them starts faster."""
+_QUIET = ("-c", str(Path(__file__).with_name("pytest.ini")), "-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""No plugins, and hypothesis is loaded before the children are made: each of them starts in a second."""
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -93,7 +95,9 @@ class Killed:
     """Which mutants were killed by an earlier run, by source and its digest."""
 
     def __init__(self, *, resume: bool) -> None:
-        self._known: dict[str, list[int]] = json.loads(KILLED.read_text()) if resume and KILLED.exists() else {}
+        self._known: dict[str, list[int]] = {}
+        if resume and KILLED.exists():
+            self._known = parse_strict(KILLED.read_bytes())
 
     def of(self, path: str) -> set[int]:
         """Return the numbers of the mutants of a source that are known to be killed."""
@@ -161,8 +165,9 @@ def _start(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int
         sys.meta_path.insert(0, _Finder(name, path, tree))
         import pytest
 
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         os.chdir(ROOT)
-        code = int(pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "no:xdist", *_QUIET, *files]))
+        code = int(pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", *_QUIET, *files]))
     finally:
         os._exit(code)
 
@@ -199,24 +204,26 @@ def main() -> int:
 
 def _page(rows: Sequence[str], listed: Sequence[str]) -> str:
     cells = [line.replace(" | ", " \\| ") if line.count("|") > 4 else line for line in listed]
-    return "\n".join([
-        "# Mutation run",
-        "",
-        "Written by `make mutation` (`python -m tools.mutation`): every comparison, operator, constant, boolean and",
-        "`raise` of the code that verdicts rest on is changed, one at a time, and the unit tests beside it must fail.",
-        f"Python {sys.version.split()[0]}, pytest {version('pytest')}.",
-        "",
-        "| source | mutants | killed | survived | without a reason |",
-        "|---|---|---|---|---|",
-        *rows,
-        "",
-        "Survivors, and why none of them changes a verdict (`tools/mutation/equivalent.toml`):",
-        "",
-        "| source | change | reason |",
-        "|---|---|---|",
-        *cells,
-        "",
-    ])
+    return "\n".join(
+        [
+            "# Mutation run",
+            "",
+            "Written by `make mutation` (`python -m tools.mutation`): every comparison, operator, constant, boolean",
+            "and `raise` of the code that verdicts rest on is changed, one at a time; the tests beside it must fail.",
+            f"Python {sys.version.split()[0]}, pytest {version('pytest')}.",
+            "",
+            "| source | mutants | killed | survived | without a reason |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "Survivors, and why none of them changes a verdict (`tools/mutation/equivalent.toml`):",
+            "",
+            "| source | change | reason |",
+            "|---|---|---|",
+            *cells,
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -43,19 +43,17 @@ def mutants(source: str) -> Iterator[Mutant]:
     """Yield every mutant of a module. Texts of errors, docstrings and annotations are left alone."""
     tree = ast.parse(source)
     lines = source.split("\n")
-    for number, (node, change, name) in enumerate(_changes(tree)):
-        del number
+    for node, change in _changes(tree):
         fresh = copy.deepcopy(tree)
         twin = _twin(tree, fresh, node)
         before = ast.unparse(node)
         change(twin)
         after = "(nothing)" if isinstance(node, ast.Raise) else ast.unparse(twin)
-        del name
         line = node.lineno  # type: ignore[attr-defined]
         yield Mutant(line, f"{lines[line - 1].strip()} :: {before} -> {after}", ast.fix_missing_locations(fresh))
 
 
-Change = tuple[ast.AST, Callable[[ast.AST], None], str]
+Change = tuple[ast.AST, Callable[[ast.AST], None]]
 
 
 def _changes(tree: ast.Module) -> Iterator[Change]:
@@ -64,20 +62,20 @@ def _changes(tree: ast.Module) -> Iterator[Change]:
             for at, operator in enumerate(node.ops):
                 other = COMPARE.get(type(operator))
                 if other is not None:
-                    yield node, lambda twin, at=at, other=other: twin.ops.__setitem__(at, other()), "compare"  # type: ignore[misc]
+                    yield node, lambda twin, at=at, other=other: twin.ops.__setitem__(at, other())  # type: ignore[misc]
         elif isinstance(node, ast.BinOp | ast.AugAssign):
             swapped = ARITHMETIC.get(type(node.op))
             if swapped is not None:
-                yield node, lambda twin, swapped=swapped: setattr(twin, "op", swapped()), "arithmetic"  # type: ignore[misc]
+                yield node, lambda twin, swapped=swapped: setattr(twin, "op", swapped())  # type: ignore[misc]
         elif isinstance(node, ast.BoolOp):
             opposite = ast.Or if isinstance(node.op, ast.And) else ast.And
-            yield node, lambda twin, opposite=opposite: setattr(twin, "op", opposite()), "boolean"  # type: ignore[misc]
+            yield node, lambda twin, opposite=opposite: setattr(twin, "op", opposite())  # type: ignore[misc]
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            yield node, _drop_not, "not"
+            yield node, _drop_not
         elif isinstance(node, ast.Raise):
-            yield node, _drop_raise, "raise"
+            yield node, _drop_raise
         elif isinstance(node, ast.Constant) and not isinstance(node.value, type(None) | type(...)):
-            yield node, _other_constant, "constant"
+            yield node, _other_constant
 
 
 def _live(tree: ast.Module) -> Iterator[ast.AST]:
@@ -87,11 +85,13 @@ def _live(tree: ast.Module) -> Iterator[ast.AST]:
         node = waiting.pop(0)
         yield node
         for name, value in ast.iter_fields(node):
-            if name in {"annotation", "returns", "type_comment", "type_params"}:
+            if name in {"annotation", "returns", "type_comment", "type_params", "decorator_list"}:
                 continue
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST) and not _is_text(node, name, child):
-                    waiting.append(child)
+            waiting += [
+                child
+                for child in (value if isinstance(value, list) else [value])
+                if isinstance(child, ast.AST) and not _is_text(node, name, child)
+            ]
 
 
 def _is_text(parent: ast.AST, name: str, child: ast.AST) -> bool:
@@ -99,6 +99,8 @@ def _is_text(parent: ast.AST, name: str, child: ast.AST) -> bool:
         return True  # a docstring
     if isinstance(parent, ast.Call) and name == "args" and _is_error(parent):
         return True  # the words of an error; its kind is a keyword
+    if isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id.startswith("parse_"):
+        return child in parent.args[1:]  # what is read, for the words of an error
     return isinstance(parent, ast.FormattedValue) and name != "value"
 
 
