@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench guarantees interop clean
+.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench guarantees interop fuzz mutation clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,12 @@ protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatib
 
 interop: $(STAMP) .venv-interop/.stamp ## exports read by verifiers of other people, in an environment of their own
 	$(BIN)/pytest -rs tests/interop/test_foreign_verifiers.py
+
+fuzz: $(STAMP) ## a million mutated inputs into every reader of the ledger library (COUNT=, SEED=)
+	PYTHONPATH=tests $(BIN)/python -m support.fuzz $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+mutation: $(STAMP) ## change the ledger's code one place at a time; every change must fail a test (docs/evidence/mutation.md)
+	$(BIN)/python -m tools.mutation $(MUTATION)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-protos .venv-interop build
