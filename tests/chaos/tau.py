@@ -97,7 +97,7 @@ async def played(run: Run, stage: Stage, kills: list[Kill], log: ClientLog) -> t
     async with auditing(stage.running) as person, asyncio.TaskGroup() as around:
         around.create_task(auditor(person, log, stop))
         around.create_task(collect.lookout(behind, target, log, stop))
-        nemesis = around.create_task(strike(kills, stage.deployment.supervisor, log.in_flight))
+        nemesis = around.create_task(strike(kills, stage.deployment.supervisor, log))
         while not nemesis.done():
             rounds.append(replace(run, results=[]))
             await rounds[-1].play(stage, lambda agent, token: Watched(agent, token, target.tenant, log))
