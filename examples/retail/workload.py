@@ -129,7 +129,8 @@ def user_record(user_id: str, user: JsonObject) -> dict[str, Any]:
 
 
 def order_record(order: JsonObject) -> dict[str, Any]:
-    """Return an order of the files as a row of `retail.orders`."""
+    """Return an order of the files as a row of `retail.orders`; what it does not have is null."""
+    difference = order.get("exchange_price_difference")
     return {
         "order_id": order["order_id"],
         "user_id": order["user_id"],
@@ -138,6 +139,8 @@ def order_record(order: JsonObject) -> dict[str, Any]:
         "fulfillments": order["fulfillments"],
         "status": order["status"],
         "payment_history": [_renamed(entry, "amount", "amount_cents") for entry in order["payment_history"]],
+        **{key: order.get(key) for key in OPTIONAL},
+        "exchange_price_difference_cents": None if difference is None else cents(difference),
     }
 
 
