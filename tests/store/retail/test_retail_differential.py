@@ -19,6 +19,7 @@ from counterseal.documents.plan import markers
 from counterseal.documents.schema import validate
 from counterseal.errors import InputInvalid, NotCanonical
 from support.postgres import FreshDatabase
+from support.requirements import requirement
 from support.retail import Direct, open_bench, retail_data
 from support.retail_calls import Call, Caller, made_up_shop
 from support.retail_policy import ask, retail_policy
@@ -177,6 +178,7 @@ async def pair_of(shop: Shop, fresh_database: FreshDatabase) -> AsyncIterator[Pa
         await bench.database.close()
 
 
+@requirement("run:tau-any-task")
 async def test_tools_and_rules_are_the_reference_on_made_up_shops(fresh_database: FreshDatabase) -> None:
     seen: Counter[tuple[str, str]] = Counter()
     for seed in range(TASKS // 20):
