@@ -131,6 +131,8 @@ def oddities() -> list[Row]:
         cancel | {"order_id": {"$before": "/0/order"}},
         cancel | {"order_id": "Ünknown"},
     ]
+    shapeless: list[Any] = [None, [], "x", 7]
+    unknown = ("make_coffee", "", "Think", "think@1.0.0", "\ud800")
     spelled = {
         "address1": "Üsküdar Cd. 7\u202e",
         "address2": "",
@@ -157,10 +159,7 @@ def oddities() -> list[Row]:
                     write=True,
                     **swap | {"item_ids": ["A"] * 101},
                 ),
-                *(
-                    call(tool, "no such tool", sugar=2)
-                    for tool in ("make_coffee", "", "Think", "think@1.0.0", "\ud800")
-                ),
+                *(call(tool, "no such tool", sugar=2) for tool in unknown),
                 call("think", thought="ü" * 20_000),
             ],
         ),
