@@ -30,8 +30,8 @@ test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real serv
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
-	$(BIN)/python -m examples.retail.run $(if $(DATA),--data '$(DATA)',--skip-if-absent) \
-	  $(if $(TASKS),--tasks '$(TASKS)') $(if $(OUT),--out '$(OUT)')
+	$(BIN)/python -m examples.retail.run $(if $(DATA),--data "$$DATA",--skip-if-absent) \
+	  $(if $(TASKS),--tasks "$$TASKS") $(if $(OUT),--out "$$OUT")
 
 chaos: $(STAMP) ## seeded SIGKILLs of every service under load, judged by a checker: LOAD_SECONDS= SEED= EACH=
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.run $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
