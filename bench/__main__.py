@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="short rounds: shows that scenarios run")
     parser.add_argument("--strict", action="store_true", help="exit 3 when a goal was missed")
     parser.add_argument("--entries", type=int, help="size of the largest log that is filled (proofs, verifier)")
-    parser.add_argument("--keep", type=Path, help="keep filled logs in this folder, and go on with those that lie there")
+    parser.add_argument("--keep", type=Path, help="keep filled logs here, and go on with those that lie there")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument(
         "scenario", nargs="*", choices=[*SCENARIOS, []], help=f"of {', '.join(SCENARIOS)}; default: all"

@@ -2,8 +2,9 @@
 
 `python -m bench.empty_server DIR --with interceptor|tracing|nothing` reads its certificate and the token key from DIR,
 prints its port and serves until it is ended. `GetPlan`, `AppendEntry` and `GetInclusionProof` are the empty unary calls
-of an agent, of a service that writes and of one that reads; `AppendStream` answers each batch emptily. `tracing` is the interceptor with spans for one call in a hundred,
-which end in an exporter that drops them: what the calls pay, not what a collector costs.
+of an agent, of a service that writes and of one that reads; `AppendStream` answers each batch emptily. `tracing` is the
+interceptor with spans for one call in a hundred, which end in an exporter that drops them: what the calls pay, not what
+a collector costs.
 """
 
 import argparse

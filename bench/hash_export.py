@@ -1,4 +1,4 @@
-"""The floor of a verifier: `python -m bench.hash_export DIR` reads an export's entries, hashes them, prints the root."""
+"""The floor of a verifier: `python -m bench.hash_export DIR` hashes the entries of an export."""
 
 import sys
 from pathlib import Path

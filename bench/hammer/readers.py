@@ -1,4 +1,4 @@
-"""Readers beside the writers: everything that is read must lead to one signed checkpoint, and each checkpoint to the next.
+"""Readers beside the writers: what is read must lead to one signed checkpoint, and each checkpoint to the next.
 
 Random readers check inclusion proofs against the one checkpoint that all of them share until the next takes its place;
 a consistency proof must lead from the old to the new. Full readers export the log as an auditor does and have it

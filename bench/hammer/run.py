@@ -85,7 +85,7 @@ async def suite(data: Path, wanted: Wanted, count: int) -> AsyncIterator[Replica
 
 async def on_replicas(settings: Settings, several: Replicas, work: Path) -> dict[str, Any]:
     """Load replicas that serve already, then verify."""
-    chance, book = Random(settings.seed), Book()  # noqa: S311
+    chance, book = Random(settings.seed), Book()
     ground = Field(several, book, Mix(chance, settings.duplicates, settings.reuses), Pace(settings.rate))
     reading = Reading(several, book, chance, asyncio.Event())
     auditor = Auditor(reading, work)

@@ -58,12 +58,13 @@ class Mix:
     def next(self, stream: str = "", seq: int = 0) -> Planned:
         """Return the next request; a fresh one is the `seq`-th of `stream` where that is given."""
         draw = self.chance.random()
-        if draw < self.reuses and (known := self._taken.any(self.chance)) is not None:
-            other = ledger_pb2.NewEntry()
-            other.CopyFrom(known)
-            other.agent_version = f"other-{self.chance.randrange(1 << 30)}"
-            return Planned(other, "other")
-        if draw < self.reuses + self.duplicates and (known := self._sent.any(self.chance)) is not None:
+        if draw < self.reuses:
+            if (known := self._taken.any(self.chance)) is not None:
+                other = ledger_pb2.NewEntry()
+                other.CopyFrom(known)
+                other.agent_version = f"other-{self.chance.randrange(1 << 30)}"
+                return Planned(other, "other")
+        elif draw < self.reuses + self.duplicates and (known := self._sent.any(self.chance)) is not None:
             return Planned(known, "again")
         fresh = self._fresh(stream, seq)
         self._sent.keep(fresh, self.chance)

@@ -215,7 +215,7 @@ async def _latency(settings: Settings, result: Result, empty: Side, unary: Side,
     """One caller: the p50 of an append over the p50 of an empty call plus that of three commits."""
     called = await compare("idle append against an empty unary call", empty, unary, settings.load(1))
     written = await compare("idle append against three commits", commits, unary, settings.load(1))
-    result.comparisons += [called, written]
+    result.comparisons.extend([called, written])
     append = statistics.median(one.p50_ms for one in (*called.subject, *written.subject))
     call = statistics.median(one.p50_ms for one in called.floor)
     commit = statistics.median(one.p50_ms for one in written.floor)

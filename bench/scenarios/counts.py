@@ -48,9 +48,9 @@ async def run(settings: Settings) -> Result:
                             await answer
                     after = await admin.fetchval(WAL)
                     seen = len(statements)
-                result.figures += _of(size, batches, seen, await admin.fetchval(DISTANCE, after, before))
+                result.figures.extend(_of(size, batches, seen, await admin.fetchval(DISTANCE, after, before)))
                 appended += 1 + batches * size
-            result.figures += await _rows(admin, appended)
+            result.figures.extend(await _rows(admin, appended))
         finally:
             await admin.close()
     return result

@@ -153,8 +153,8 @@ async def run(settings: Settings) -> Result:
             chained = await compare(name, chain, group, settings.load(CHAIN_CALLERS))
             name = "ledger engine from the request on against prepared entries"
             whole = await compare(name, group, Whole(parts.ledger), load)
-    result.comparisons += [alone, copied, chained, whole]
-    result.figures += [figure_of(alone, 20), figure_of(copied, 0.45), figure_of(chained, 30), _p99(chained)]
+    result.comparisons.extend([alone, copied, chained, whole])
+    result.figures.extend([figure_of(alone, 20), figure_of(copied, 0.45), figure_of(chained, 30), _p99(chained)])
     result.figures.append(figure_of(whole, None))
     return result
 

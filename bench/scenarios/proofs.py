@@ -39,7 +39,7 @@ class Proofs:
         self.pids: Sequence[int] = (pid,)
         stub: Any = reader_pb2_grpc.LedgerReaderServiceStub(channel)
         self._method = stub.GetInclusionProof
-        self._chance = Random(1)  # noqa: S311
+        self._chance = Random(1)
         self._size = size
         self._left = CHECKED if check else 0
 

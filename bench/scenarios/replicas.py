@@ -55,7 +55,7 @@ async def run(settings: Settings) -> Result:
         result.figures.append(figure_of(comparison, 0.9))
         for side in (alone, one, two):
             await side.close()
-    result.figures += await engines(settings)
+    result.figures.extend(await engines(settings))
     return result
 
 
