@@ -30,7 +30,7 @@ async def serve(folder: Path, dsn: str) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with audit_server(ServiceDatabase("bench", dsn, dsn, dsn), publish=False) as running:
+    async with audit_server(ServiceDatabase("bench", dsn, dsn, dsn), publish=False, follow=False) as running:
         identity = running.authority.issue(uris=[spiffe("svc/executor")])
         for name, data in zip(_FILES, (identity.cert_pem, identity.key_pem, identity.ca_pem), strict=True):
             (folder / name).touch(mode=0o600)

@@ -5,14 +5,13 @@ Replicas are processes of the same configuration over one database; each listens
 
 import asyncio
 import contextlib
-import dataclasses
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from counterseal.embedded import configs, tomlfile
 from counterseal.embedded.layout import Running, Wanted
 from counterseal.embedded.ports import LOOPBACK, free_port
 from counterseal.embedded.stack import Stack
@@ -73,14 +72,12 @@ async def executor_identity(running: Running) -> Identity:
 class Replica:
     """One `counterseal-audit` process; started again on the same port after it was killed."""
 
-    def __init__(self, running: Running, number: int, wanted: Wanted) -> None:
+    def __init__(self, running: Running, number: int) -> None:
         self.number = number
         self.address = f"{LOOPBACK}:{free_port()}"
         self.kills = 0
         self._log = running.logs / f"audit-{number}.log"
-        at = dataclasses.replace(running, addresses={**running.addresses, "audit": self.address})
-        tables = configs.service_tables("audit", at, configs.own_table("audit", wanted, running))
-        self._config = tomlfile.write(running.data_dir / "config" / f"audit-{number}.toml", tables)
+        self._config = running.configs["audit"]
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -99,6 +96,7 @@ class Replica:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, "COUNTERSEAL_SERVER__LISTEN": self.address},
                 start_new_session=True,
             )
 
@@ -162,9 +160,9 @@ class Replicas:
 
 
 @contextlib.asynccontextmanager
-async def replicas(running: Running, wanted: Wanted, count: int) -> AsyncIterator[Replicas]:
+async def replicas(running: Running, count: int) -> AsyncIterator[Replicas]:
     """`count` replicas that serve, on a prepared stack."""
-    made = [Replica(running, number, wanted) for number in range(count)]
+    made = [Replica(running, number) for number in range(count)]
     several = Replicas(running, made, await executor_identity(running))
     try:
         for one in made:

@@ -74,7 +74,7 @@ async def hammer(settings: Settings, work: Path) -> dict[str, Any]:
 @asynccontextmanager
 async def suite(data: Path, wanted: Wanted, count: int) -> AsyncIterator[Replicas]:
     """Replicas on a prepared stack, and the credentials service, from which the auditor has a token."""
-    async with prepared(data, wanted) as running, replicas(running, wanted, count) as several:
+    async with prepared(data, wanted) as running, replicas(running, count) as several:
         supervisor = Supervisor(running, services=("credentials",))
         await supervisor.start()
         try:

@@ -20,7 +20,7 @@ from bench.measure import compare
 from bench.report import Figure, figure_of
 from bench.scenarios.append import Windowed
 from bench.settings import Result, Settings
-from bench.stacks import WANTED, prepared, replicas
+from bench.stacks import prepared, replicas
 
 CALLERS = 64
 ENGINE_CALLERS = 128
@@ -44,7 +44,7 @@ class Split:
 async def run(settings: Settings) -> Result:
     """Deployed replicas, then engines."""
     result = Result()
-    async with prepared(settings.work / "stack") as running, replicas(running, WANTED, 2) as several:
+    async with prepared(settings.work / "stack") as running, replicas(running, 2) as several:
         first, second = several.all
         alone = Windowed("one replica", several.channels[0], first.pid)
         one = Windowed("first of two", several.channels[0], first.pid)

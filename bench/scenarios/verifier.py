@@ -19,7 +19,7 @@ from bench.database import audit_database, cluster, fill, opened
 from bench.report import Figure
 from bench.settings import Result, Settings
 from counterseal.ledger.tiles import CHECKPOINT, VKEY
-from counterseal_audit.reader.export import files
+from counterseal_audit.reader.export import LogFiles
 from support.postgres import ServiceDatabase
 
 ROUNDS = 3
@@ -72,7 +72,7 @@ async def export(database: ServiceDatabase, size: int, target: Path) -> int:
         await parts.publisher.publish_once()
         checkpoint = await parts.checkpoints.latest(log.log_id)
         assert checkpoint is not None
-        async for path, content in files(parts.reader, log, checkpoint):
+        async for path, content in LogFiles(parts.logs, parts.checkpoints, parts.reader).of(log, checkpoint):
             file = target / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)

@@ -3,12 +3,9 @@
 The long form is `make hammer HAMMER="--goal 100000 --replicas 3 --kills 100 --kill-every 1"`.
 """
 
-import asyncpg
 import pytest
-from bench.hammer.run import Settings, hammer, on_replicas, suite
-from bench.stacks import ENVIRONMENT, TENANT
+from bench.hammer.run import Settings, hammer
 
-from counterseal.embedded.layout import Wanted
 from support.postgres import open_directory
 from support.requirements import requirement
 
@@ -17,8 +14,7 @@ SHORT = Settings(
 )
 
 
-@requirement("ledger:acknowledged-kept", "ledger:once-for-ever")
-@pytest.mark.e2e
+@requirement("ledger:acknowledged-kept", "ledger:one-entry-per-event")
 @pytest.mark.timeout(300)
 async def test_what_was_acknowledged_under_load_and_a_kill_is_there_once_and_provable() -> None:
     with open_directory("counterseal-hammer-") as work:
