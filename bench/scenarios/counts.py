@@ -58,11 +58,11 @@ async def run(settings: Settings) -> Result:
 
 def _of(size: int, batches: int, statements: int, wal: int) -> list[Figure]:
     """The figures of one batch size."""
-    entries, each = size * batches, "entry" if size == 1 else f"{size} entries"
+    entries = size * batches
     said = f"{statements} in {batches} batches"
     volume = f"{wal:,} bytes for {entries:,} entries"
     return [
-        Figure(f"statements a batch of {each}", statements / batches, "", 1, at_most=True, detail=said),
+        Figure(f"statements a batch of {size}", statements / batches, "", 1, at_most=True, detail=said),
         Figure(f"write-ahead log an entry, batches of {size}", wal / entries, "B", None, at_most=True, detail=volume),
     ]
 
