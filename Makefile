@@ -5,7 +5,8 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench guarantees interop fuzz mutation clean
+.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench hammer guarantees interop fuzz \
+  mutation clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +59,9 @@ stubs: $(STAMP) ## TypeScript, Go and Java stubs and descriptor.binpb in build/s
 
 bench: $(STAMP) ## speed and memory beside their floors; table and JSON in build/bench (BENCH=--quick for a trial)
 	PYTHONPATH=.:tests $(BIN)/python -m bench $(BENCH)
+
+hammer: $(STAMP) ## load and correctness together on several audit replicas: HAMMER="--goal N --kills N" (--help)
+	PYTHONPATH=.:tests $(BIN)/python -m bench.hammer $(HAMMER)
 
 guarantees: $(STAMP) ## docs/reference/guarantees.md from tests/requirements.toml and the tests that name its ids
 	cd tests && ../$(BIN)/python -m support.requirements
