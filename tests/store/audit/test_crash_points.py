@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.errors import LedgerUnavailable
 from counterseal.rpc.ledger_client import Appended, LedgerClient
 from counterseal_audit.checkpoints.store import CheckpointStore
@@ -111,16 +112,23 @@ class Trap:
         return True
 
 
-async def send(client: LedgerClient, tenant: str, name: str, log: list[tuple[object, Appended]]) -> None:
-    """Append as an outbox does, and keep what was sent beside what was answered."""
+Sent = tuple[ledger_pb2.NewEntry, Appended]
+
+
+async def until_taken(client: LedgerClient, request: ledger_pb2.NewEntry) -> Appended:
+    """Append as an outbox does: again until there is an answer."""
+    while True:
+        try:
+            return await client.append_one(request)
+        except LedgerUnavailable:
+            await asyncio.sleep(0.05)
+
+
+async def send(client: LedgerClient, tenant: str, name: str, log: list[Sent]) -> None:
+    """Append a stream, and keep what was sent beside what was answered."""
     for seq in range(1, ENTRIES + 1):
         request = changed(stream=f"plan:{name}", seq=seq, tenant=tenant)
-        while True:
-            try:
-                log.append((request, await client.append_one(request)))
-                break
-            except LedgerUnavailable:
-                await asyncio.sleep(0.05)
+        log.append((request, await until_taken(client, request)))
 
 
 @requirement("ledger:acknowledged-kept")
@@ -147,7 +155,7 @@ async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_fin
         ending.push_async_callback(client.close)
         process.start()
         for point, tenant in zip(POINTS, tenants, strict=True):
-            taken: list[tuple[object, Appended]] = []
+            taken: list[Sent] = []
             if point.in_use:
                 await send(client, tenant, "before", taken)
             trap.arm(point)
@@ -156,7 +164,7 @@ async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_fin
             process.start()
             await sending
             for request, receipt in taken:
-                again = await client.append_one(request)  # type: ignore[arg-type]
+                again = await until_taken(client, request)
                 assert (again.index, again.entry, again.duplicate) == (receipt.index, receipt.entry, True), point
             logged = await all_entries(running, tenant)
             assert [receipt.index for _, receipt in taken] == list(range(1, len(logged))), point

@@ -101,16 +101,17 @@ class Publisher:
         ours = await self.store.lease(sorted({one.bucket for one in due}), self.owner, self.lease_seconds)
         newest = {one.tenant: one.shard for one in sorted(logs, key=lambda one: one.shard)}
         grown: dict[int, list[Log]] = {}
+        # Whoever has callers that wait does not wait for another's lease: the anchor decides between the two.
+        mine = ours | {one.bucket for one in due if one.log_id in asked}
         for one in due:
             known = self.heads.get(one.log_id)
             if known is None or known.size != sizes[one.log_id].size:
                 grown.setdefault(one.bucket, []).append(one)
-            elif one.bucket in ours and sizes[one.log_id].open and one.shard == newest[one.tenant]:
+            elif one.bucket in mine and sizes[one.log_id].open and one.shard == newest[one.tenant]:
                 await self._beat(one, known.size)
         count = 0
         for bucket, group in grown.items():
-            # Whoever has callers that wait does not wait for another's lease: the anchor decides between the two.
-            if bucket in ours or any(one.log_id in asked for one in group):
+            if bucket in mine:
                 count += await self._publish(bucket, group)
             else:
                 for one in group:
