@@ -253,6 +253,21 @@ async def test_nothing_is_sealed_with_a_destroyed_key_by_a_replica_that_has_it_i
 
 
 @requirement("erasure:complete")
+async def test_a_destroyed_key_is_in_no_live_file_at_once(fresh_database: FreshDatabase) -> None:
+    """Before anything else touches its page: PostgreSQL would leave the old row in it."""
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append_one(parts, asked("user:ana", "secret"))
+        job = await order(parts)
+        ((wrapped,),) = await admin(database, "SELECT wrapped FROM ledger_dek WHERE subject <> ''")
+        key = {f"key at {n}": wrapped[n : n + 16].encode() for n in range(0, len(wrapped) - 16, 16)}
+        assert (await search(database, key))["key at 0"], "it is there to be found"
+        await parts.retention.eraser.step(job.job_id)
+    live = await search(database, key)
+    assert {name: files for name, files in live.items() if files} == {}
+
+
+@requirement("erasure:complete")
 async def test_keys_are_destroyed_behind_the_appends_that_hold_the_head(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     live = "SELECT 1 FROM ledger_dek WHERE subject <> '' AND destroy_time IS NULL"
