@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 
 from counterseal.clock import system_clock
@@ -130,6 +131,30 @@ async def test_what_two_holds_cover_stays_until_both_are_lifted(fresh_database: 
         await orders.lift(OLGA, two.hold_id, "")
         assert (await orders.lift(OLGA, two.hold_id, "")).lift_time_ms is not None
         assert await later(parts, 31).sweep() == 2
+
+
+@requirement("hold:survives-retention")
+async def test_a_hold_that_is_being_placed_wins_over_a_sweep_that_has_found_the_row(
+    fresh_database: FreshDatabase,
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        held = await append_one(parts, asked("user:ana", "held", retention="r30d"))
+        placing = await asyncpg.connect(database.admin_dsn)
+        try:
+            hold = placing.transaction()
+            await hold.start()
+            await placing.execute("UPDATE ledger_payload SET held = true WHERE idx = $1", held.index)
+            sweep = asyncio.create_task(later(parts, 31).sweep())
+            waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+            async with asyncio.timeout(60):
+                while not await admin(database, waits):
+                    await asyncio.sleep(0.02)
+            await hold.commit()
+        finally:
+            await placing.close()
+        assert await sweep == 0
+        assert (await opened(parts, held.index))["user_request"] == "held"
 
 
 async def test_a_hold_of_another_tenant_is_absent(fresh_database: FreshDatabase) -> None:

@@ -81,6 +81,8 @@ class Checker:
             intact += whole
             if problem:
                 findings.append(Finding(TAMPERED, index, problem))
+            if any(row.wrapped is None for row in rows) and not declared.underway(document):
+                findings.append(Finding(INCOMPLETE, index, "payload is there whose key was destroyed"))
             if not missing:
                 continue
             if declared.explains(document):
