@@ -24,6 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from types import CodeType, ModuleType
 
+import hypothesis
+from tools.mutation import runner
 from tools.mutation.mutants import Mutant, mutants
 
 from counterseal.canonical import parse_strict
@@ -51,8 +53,9 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Source -> the module's name, the tests beside it."""
 
-_QUIET = ("-c", str(Path(__file__).with_name("pytest.ini")), "-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""No plugins, and hypothesis is loaded before the children are made: each of them starts in a second."""
+
+PRELOADED = ("hypothesis.strategies", "nacl.signing", "pytest", "asyncio", "zipfile")
+"""What tests import and no mutant changes."""
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -163,11 +166,11 @@ def _start(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int
         os.dup2(silence, 1)
         os.dup2(silence, 2)
         sys.meta_path.insert(0, _Finder(name, path, tree))
-        import pytest
-
-        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         os.chdir(ROOT)
-        code = int(pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", *_QUIET, *files]))
+        runner.run([Path(file) for file in files])
+        code = 0
+    except BaseException:  # noqa: BLE001 (whatever a mutant raises, the parent is told by the exit code)
+        code = 1
     finally:
         os._exit(code)
 
@@ -180,10 +183,12 @@ def main() -> int:
     parser.add_argument("--no-report", action="store_true")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
-    import hypothesis  # noqa: F401 (loaded once, before the children)
-    import nacl.signing  # noqa: F401
-    import pytest  # noqa: F401
-
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+    for name in PRELOADED:  # once, before the children
+        importlib.import_module(name)
+    # No deadline: a slow machine must not pass for a test that noticed. The same examples for every mutant.
+    hypothesis.settings.register_profile("mutation", deadline=None, derandomize=True, database=None)
+    hypothesis.settings.load_profile("mutation")
     known = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("equivalent", [])
     reasons = {(one["source"], one["what"]): one["reason"] for one in known}
     killed = Killed(resume=args.resume)

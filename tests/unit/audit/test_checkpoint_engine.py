@@ -99,6 +99,15 @@ def test_both_keys_sign_while_their_overlap_lasts() -> None:
     assert three.signing(2050, 100) == (NEW[1], NEWER[1])
 
 
+def test_the_key_before_is_retired_when_the_overlap_ends() -> None:
+    assert Keyring((KEY,), (0,)).retired(10**6, 100) is None
+    two = Keyring((KEY, NEW[1]), (0, 1000))
+    assert two.retired(1099, 100) is None
+    assert two.retired(1100, 100) == (KEY, 1100)
+    assert two.retired(5000, 100) == (KEY, 1100)
+    assert Keyring((KEY, NEW[1], NEWER[1]), (0, 1000, 2000)).retired(2100, 100) == (NEW[1], 2100)
+
+
 def test_the_text_is_the_head_and_the_note_carries_only_good_signatures() -> None:
     text = engine.text_of(ORIGIN, frontier(5))
     good = SIGNING.sign(text.encode()).signature
