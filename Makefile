@@ -5,7 +5,8 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench guarantees interop clean
+.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench hammer guarantees interop fuzz \
+  mutation clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,8 +31,8 @@ test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real serv
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
-	$(BIN)/python -m examples.retail.run $(if $(DATA),--data '$(DATA)',--skip-if-absent) \
-	  $(if $(TASKS),--tasks '$(TASKS)') $(if $(OUT),--out '$(OUT)')
+	$(BIN)/python -m examples.retail.run $(if $(DATA),--data "$$DATA",--skip-if-absent) \
+	  $(if $(TASKS),--tasks "$$TASKS") $(if $(OUT),--out "$$OUT")
 
 chaos: $(STAMP) ## seeded SIGKILLs of every service under load, judged by a checker: LOAD_SECONDS= SEED= EACH=
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.run $(if $(LOAD_SECONDS),--seconds $(LOAD_SECONDS)) \
@@ -59,6 +60,9 @@ stubs: $(STAMP) ## TypeScript, Go and Java stubs and descriptor.binpb in build/s
 bench: $(STAMP) ## speed and memory beside their floors; table and JSON in build/bench (BENCH=--quick for a trial)
 	PYTHONPATH=.:tests $(BIN)/python -m bench $(BENCH)
 
+hammer: $(STAMP) ## load and correctness together on several audit replicas: HAMMER="--goal N --kills N" (--help)
+	PYTHONPATH=.:tests $(BIN)/python -m bench.hammer $(HAMMER)
+
 guarantees: $(STAMP) ## docs/reference/guarantees.md from tests/requirements.toml and the tests that name its ids
 	cd tests && ../$(BIN)/python -m support.requirements
 
@@ -74,6 +78,12 @@ protos-baseline: $(STAMP) ## accept today's contract as the one to stay compatib
 
 interop: $(STAMP) .venv-interop/.stamp ## exports read by verifiers of other people, in an environment of their own
 	$(BIN)/pytest -rs tests/interop/test_foreign_verifiers.py
+
+fuzz: $(STAMP) ## a million mutated inputs into every reader of the ledger library (COUNT=, SEED=)
+	PYTHONPATH=tests $(BIN)/python -m support.fuzz $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED))
+
+mutation: $(STAMP) ## change the ledger's code one place at a time; every change must fail a test (docs/evidence/mutation.md)
+	$(BIN)/python -m tools.mutation $(MUTATION)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .venv-protos .venv-interop build

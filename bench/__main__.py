@@ -18,7 +18,19 @@ from bench.settings import Result, Scenario, Settings, Skipped
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench"
-SCENARIOS = ("interceptor", "tracing", "memory", "append", "governed", "explain")
+SCENARIOS = (
+    "interceptor",
+    "tracing",
+    "memory",
+    "ledger",
+    "counts",
+    "append",
+    "proofs",
+    "verifier",
+    "replicas",
+    "governed",
+    "explain",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short rounds: shows that scenarios run")
     parser.add_argument("--strict", action="store_true", help="exit 3 when a goal was missed")
+    parser.add_argument("--entries", type=int, help="size of the largest log that is filled (proofs, verifier)")
+    parser.add_argument("--keep", type=Path, help="keep filled logs here, and go on with those that lie there")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument(
         "scenario", nargs="*", choices=[*SCENARIOS, []], help=f"of {', '.join(SCENARIOS)}; default: all"
@@ -38,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         scenario: Scenario = importlib.import_module(f"bench.scenarios.{name}").run
         work = Path(tempfile.mkdtemp(prefix=f"counterseal-bench-{name}-"))
         work.chmod(0o755)
+        settings = Settings(work, arguments.quick, arguments.entries, arguments.keep)
         try:
-            result: Result = asyncio.run(scenario(Settings(work, arguments.quick)))
+            result: Result = asyncio.run(scenario(settings))
         except Skipped as skipped:
             print(f"{name}: skipped, {skipped}", file=sys.stderr)
             continue

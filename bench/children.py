@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-START_SECONDS = 30
+START_SECONDS = 90
 
 
 @contextlib.asynccontextmanager

@@ -1,9 +1,10 @@
 """A server process whose handlers do nothing, on the suite's own server configuration: the floor of every RPC.
 
 `python -m bench.empty_server DIR --with interceptor|tracing|nothing` reads its certificate and the token key from DIR,
-prints its port and serves until it is ended. `GetPlan` and `AppendEntry` are the empty unary calls of an agent and of a
-service, `AppendStream` answers each batch emptily. `tracing` is the interceptor with spans for one call in a hundred,
-which end in an exporter that drops them: what the calls pay, not what a collector costs.
+prints its port and serves until it is ended. `GetPlan`, `AppendEntry` and `GetInclusionProof` are the empty unary calls
+of an agent, of a service that writes and of one that reads; `AppendStream` answers each batch emptily. `tracing` is the
+interceptor with spans for one call in a hundred, which end in an exporter that drops them: what the calls pay, not what
+a collector costs.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import grpc
 
 from bench.material import DOMAIN, ENVIRONMENT, KID, Material
 from counterseal import telemetry
-from counterseal.api.audit.v1 import ledger_pb2
+from counterseal.api.audit.v1 import ledger_pb2, reader_pb2
 from counterseal.api.executor.v1 import plan_pb2
 from counterseal.clock import system_clock
 from counterseal.identity import audience
@@ -40,6 +41,11 @@ async def append_entry(request: Any, context: Any) -> ledger_pb2.AppendEntryResp
     return ledger_pb2.AppendEntryResponse()
 
 
+async def get_inclusion_proof(request: Any, context: Any) -> reader_pb2.GetInclusionProofResponse:
+    """A reader's empty unary call."""
+    return reader_pb2.GetInclusionProofResponse()
+
+
 async def append_stream(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
     """An empty answer to each message."""
     async for _ in requests:
@@ -50,6 +56,13 @@ HANDLERS = {
     "counterseal.api.executor.v1.PlanService": {
         "GetPlan": grpc.unary_unary_rpc_method_handler(
             get_plan, plan_pb2.GetPlanRequest.FromString, plan_pb2.GetPlanResponse.SerializeToString
+        ),
+    },
+    "counterseal.api.audit.v1.LedgerReaderService": {
+        "GetInclusionProof": grpc.unary_unary_rpc_method_handler(
+            get_inclusion_proof,
+            reader_pb2.GetInclusionProofRequest.FromString,
+            reader_pb2.GetInclusionProofResponse.SerializeToString,
         ),
     },
     "counterseal.api.audit.v1.LedgerService": {

@@ -76,19 +76,36 @@ class Comparison:
         return statistics.median(self.ratios)
 
 
-async def compare(name: str, floor: Side, subject: Side, load: Load) -> Comparison:
-    """Run floor and subject in turn under the same load."""
-    for side in (floor, subject):
-        await run(side, load.callers, load.warm_up_seconds)
+async def compare(
+    name: str,
+    floor: Side,
+    subject: Side,
+    load: Load,
+    *,
+    floor_callers: int | None = None,
+    floor_weight: int = 1,
+    subject_weight: int = 1,
+) -> Comparison:
+    """Run floor and subject in turn under the same load.
+
+    floor_callers: where the floor is at its best with another number of callers. weights: how many operations one call
+    does, such as the rows of a batch.
+    """
+    callers = floor_callers or load.callers
+    await run(floor, callers, load.warm_up_seconds)
+    await run(subject, load.callers, load.warm_up_seconds)
     floors, subjects = [], []
     for _ in range(load.rounds):
-        floors.append(await run(floor, load.callers, load.seconds))
-        subjects.append(await run(subject, load.callers, load.seconds))
+        floors.append(await run(floor, callers, load.seconds, floor_weight))
+        subjects.append(await run(subject, load.callers, load.seconds, subject_weight))
     return Comparison(name, load, floor.name, subject.name, tuple(floors), tuple(subjects))
 
 
-async def run(side: Side, callers: int, seconds: float) -> Round:
-    """Keep `callers` operations in flight for `seconds`; those under way at the end are waited for and counted."""
+async def run(side: Side, callers: int, seconds: float, weight: int = 1) -> Round:
+    """Keep `callers` calls in flight for `seconds`; those under way at the end are waited for and counted.
+
+    weight: operations a call. Rate and CPU are per operation, latencies per call.
+    """
     latencies: list[float] = []
     server_before, client_before = cpu_seconds(side.pids), time.process_time()
     start = time.perf_counter()
@@ -106,13 +123,14 @@ async def run(side: Side, callers: int, seconds: float) -> Round:
     client = time.process_time() - client_before
     server = cpu_seconds(side.pids) - server_before
     latencies.sort()
+    calls = len(latencies) * weight
     return Round(
-        calls=len(latencies),
+        calls=calls,
         seconds=elapsed,
         p50_ms=_quantile(latencies, 0.50) * 1000,
         p99_ms=_quantile(latencies, 0.99) * 1000,
-        client_cpu_us=client / len(latencies) * 1e6,
-        server_cpu_us=server / len(latencies) * 1e6,
+        client_cpu_us=client / calls * 1e6,
+        server_cpu_us=server / calls * 1e6,
     )
 
 

@@ -11,15 +11,28 @@ from bench.report import Figure
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """work: a folder for data and logs. quick: short rounds, for CI: it shows that scenarios run, not how fast."""
+    """work: a folder for data and logs. quick: short rounds, for CI: it shows that scenarios run, not how fast.
+
+    entries: size of the largest log, for the scenarios that fill one; None: theirs. keep: a folder where filled logs
+    stay for the next run; None: they are made anew.
+    """
 
     work: Path
     quick: bool
+    entries: int | None = None
+    keep: Path | None = None
 
     def folder(self, name: str) -> Path:
         """Return a new folder below `work`."""
         folder = self.work / name
         folder.mkdir()
+        return folder
+
+    def kept(self, name: str) -> Path:
+        """Return the folder of a filled log: below `keep`, where one may lie already, else below `work`."""
+        folder = (self.keep or self.work) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
         return folder
 
     def load(self, callers: int) -> Load:

@@ -2,35 +2,40 @@
 
 Subject: the audit service as it is deployed, on a PostgreSQL that keeps its promises (fsync on) and a real OpenBao,
 called by an executor's certificate; an append is answered when it is durable. Floors: a server that reads the same
-requests and answers emptily, behind the same interceptor. Streams: one per caller, one entry per message.
+requests and answers emptily, behind the same interceptor.
+
+Streams are measured in three ways: in lock step, one stream per caller that waits for each answer; with a window, 4
+streams that have 16 messages in flight each, one entry a message, as long-lived producers use them; and the same with
+16 entries a message, as outboxes send them. The first two have 64 entries in flight, the last 1,024.
 
 Goals (docs/performance.md): unary >= 0.45 of an empty unary call; streamed >= 1.5 of an empty unary call and >= 0.85 of
-an empty stream message.
+an empty stream message. The latency of one idle append is reported against an empty call and three commits.
 """
 
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+import asyncio
+import statistics
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import grpc
 
 from bench.children import child
 from bench.material import NAME, Material
 from bench.measure import Side, compare
-from bench.report import figure_of
+from bench.report import Figure, figure_of
 from bench.settings import Result, Settings
+from bench.stacks import ENVIRONMENT, ledger
 from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
-from counterseal.embedded.layout import Running, Wanted
-from counterseal.embedded.stack import Stack
-from counterseal.embedded.supervisor import Supervisor
 from counterseal.ids import new_id
-from counterseal.rpc.tls import Identity, open_channel, server_name
-from counterseal.vault import Vault
-from counterseal.vault.names import Environment
+from counterseal.rpc.tls import open_channel, server_name
 from support.entries import changed
 
-ENVIRONMENT, CALLERS = "bench", 64
+CALLERS = 64
+STREAMS = 4
+BATCH = 16
+COMMITS = 3
 
 
 class Unary:
@@ -71,12 +76,7 @@ class Streamed:
         request.entries.add().CopyFrom(self._template)
         request.entries[0].event_id = new_id()
         await stream.write(request)
-        answer = await stream.read()
-        if not isinstance(answer, ledger_pb2.AppendStreamResponse) or answer.HasField("failure"):
-            raise RuntimeError(f"the ledger did not append: {answer}")
-        if any(one.HasField("refused") for one in answer.results):
-            raise RuntimeError(f"the ledger refused: {answer}")
-        return answer
+        return checked(await stream.read())
 
     async def close(self) -> None:
         """End the streams."""
@@ -84,8 +84,94 @@ class Streamed:
             await stream.done_writing()
 
 
+class Windowed:
+    """Callers share a few streams, which answer in order while further messages are under way."""
+
+    def __init__(self, name: str, channel: grpc.aio.Channel, pid: int, entries: int = 1) -> None:
+        self.name = name
+        self.pids: Sequence[int] = (pid,)
+        self._stub: Any = ledger_pb2_grpc.LedgerServiceStub(channel)
+        self._streams: dict[int, _Window] = {}
+        self._entries = entries
+        self._template = changed(stream="", environment=ENVIRONMENT)
+
+    async def call(self, worker: int) -> object:
+        """Send one message of fresh entries and wait for its answer."""
+        number = worker % STREAMS
+        window = self._streams.get(number)
+        if window is None:
+            window = self._streams[number] = _Window(self._stub.AppendStream())
+        request = ledger_pb2.AppendStreamRequest(mode=ledger_pb2.APPEND_MODE_DURABLE)
+        for _ in range(self._entries):
+            entry = request.entries.add()
+            entry.CopyFrom(self._template)
+            entry.event_id = new_id()
+        return checked(await window.send(request))
+
+    async def close(self) -> None:
+        """End the streams."""
+        for window in self._streams.values():
+            await window.close()
+
+
+class _Window:
+    """A stream, a lock that keeps its messages in order, and a reader that hands out the answers in order."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._number = 0
+        self._writing = asyncio.Lock()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._reader = asyncio.create_task(self._read())
+
+    async def send(self, request: ledger_pb2.AppendStreamRequest) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        async with self._writing:
+            self._number = request.batch = self._number + 1
+            self._waiting.append(answer)
+            await self._stream.write(request)
+        return await answer
+
+    async def close(self) -> None:
+        await self._stream.done_writing()
+        await self._reader
+
+    async def _read(self) -> None:
+        try:
+            async for answer in self._stream:
+                self._waiting.popleft().set_result(answer)
+        finally:
+            for left in self._waiting:
+                left.set_exception(RuntimeError("the stream ended"))
+
+
+def checked(answer: Any) -> Any:
+    """Return the answer. Raises RuntimeError when the entries were not appended."""
+    if not isinstance(answer, ledger_pb2.AppendStreamResponse) or answer.HasField("failure"):
+        raise RuntimeError(f"the ledger did not append: {answer}")
+    if any(one.HasField("refused") for one in answer.results):
+        raise RuntimeError(f"the ledger refused: {answer}")
+    return answer
+
+
+class Commits:
+    """Three small commits, one after the other, on one connection: what three waits for the disk take."""
+
+    name = "three commits"
+    pids: Sequence[int] = ()
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def call(self, worker: int) -> object:
+        """Write three rows, each in a transaction of its own."""
+        for _ in range(COMMITS):
+            await self._connection.execute("INSERT INTO bench_commits (at) VALUES (now())")
+        return None
+
+
 async def run(settings: Settings) -> Result:
-    """Compare the three pairs at 64 callers."""
+    """Compare the pairs at 64 callers, and one idle append with what it cannot be faster than."""
     work = settings.folder("append")
     material = Material.make(work)
     result = Result()
@@ -95,51 +181,44 @@ async def run(settings: Settings) -> Result:
         open_channel(f"127.0.0.1:{empty_port}", material.service, NAME) as empty,
         open_channel(running.addresses["audit"], identity, server_name("audit", ENVIRONMENT)) as audit,
     ):
-        unary, streamed = Unary("durable, unary", audit, audit_pid), Streamed("durable, streamed", audit, audit_pid)
-        empty_unary = Unary("empty unary", empty, empty_pid)
-        empty_streamed = Streamed("empty stream message", empty, empty_pid)
-        pairs: Sequence[tuple[str, Side, Side, float]] = [
-            ("unary append against an empty unary call", empty_unary, unary, 0.45),
-            ("streamed append against an empty unary call", empty_unary, streamed, 1.5),
-            ("streamed append against an empty stream message", empty_streamed, streamed, 0.85),
+        unary, empty_unary = Unary("durable, unary", audit, audit_pid), Unary("empty unary", empty, empty_pid)
+        streamed = Streamed("durable, stream in lock step", audit, audit_pid)
+        empty_streamed = Streamed("empty message in lock step", empty, empty_pid)
+        windowed = Windowed("durable, stream with window", audit, audit_pid)
+        empty_windowed = Windowed("empty message with window", empty, empty_pid)
+        batched = Windowed("durable, 16 a message", audit, audit_pid, BATCH)
+        pairs: Sequence[tuple[str, Side, Side, float | None, int]] = [
+            ("unary append against an empty unary call", empty_unary, unary, 0.45, 1),
+            ("streamed append against an empty unary call", empty_unary, windowed, 1.5, 1),
+            ("streamed append against an empty stream message", empty_windowed, windowed, 0.85, 1),
+            ("entries streamed 16 a message against an empty unary call", empty_unary, batched, None, BATCH),
+            ("append on a stream in lock step against an empty unary call", empty_unary, streamed, None, 1),
+            ("append on a stream in lock step against an empty message", empty_streamed, streamed, None, 1),
         ]
-        for name, floor, subject, goal in pairs:
-            comparison = await compare(name, floor, subject, settings.load(CALLERS))
+        for name, floor, subject, goal, entries in pairs:
+            load = settings.load(CALLERS)
+            comparison = await compare(name, floor, subject, load, subject_weight=entries)
             result.comparisons.append(comparison)
             result.figures.append(figure_of(comparison, goal))
-        await streamed.close()
-        await empty_streamed.close()
+        for one in (streamed, empty_streamed, windowed, empty_windowed, batched):
+            await one.close()
+        connection = await asyncpg.connect(running.control.dsn("counterseal_audit"))
+        try:
+            await connection.execute("CREATE TABLE bench_commits (at timestamptz NOT NULL)")
+            await _latency(settings, result, empty_unary, unary, Commits(connection))
+        finally:
+            await connection.close()
     return result
 
 
-@contextlib.asynccontextmanager
-async def ledger(data: Path) -> AsyncIterator[tuple[Running, int, Identity]]:
-    """A prepared stack with the audit service alone on top; yields its process and an executor's certificate."""
-    stack = Stack(data, Wanted(environment=ENVIRONMENT, tenants=("acme",)))
-    running = await stack.start()
-    try:
-        supervisor = Supervisor(running, services=("audit",))
-        await supervisor.start()
-        try:
-            pid = supervisor.pid("audit")
-            assert pid is not None
-            yield running, pid, await _executor(running)
-        finally:
-            await supervisor.stop()
-    finally:
-        await stack.stop()
-
-
-async def _executor(running: Running) -> Identity:
-    """A certificate as the executor gets one, issued by the operator."""
-    bao = running.openbao
-    vault = await Vault.login_approle(bao.address, bao.operator_role_id, bao.operator_secret_id, ca_file=bao.ca_file)
-    try:
-        names = Environment(ENVIRONMENT)
-        uri = f"spiffe://{running.trust_domain}/{ENVIRONMENT}/svc/executor"
-        issued = await vault.issue_certificate(
-            names.pki, "svc-executor", server_name("executor", ENVIRONMENT), uri, "1h"
-        )
-        return Identity(issued.cert_pem.encode(), issued.key_pem.encode(), issued.ca_pem.encode())
-    finally:
-        vault.close()
+async def _latency(settings: Settings, result: Result, empty: Side, unary: Side, commits: Side) -> None:
+    """One caller: the p50 of an append over the p50 of an empty call plus that of three commits."""
+    called = await compare("idle append against an empty unary call", empty, unary, settings.load(1))
+    written = await compare("idle append against three commits", commits, unary, settings.load(1))
+    result.comparisons.extend([called, written])
+    append = statistics.median(one.p50_ms for one in (*called.subject, *written.subject))
+    call = statistics.median(one.p50_ms for one in called.floor)
+    commit = statistics.median(one.p50_ms for one in written.floor)
+    detail = f"p50 {append:.2f} ms | floor: empty call {call:.2f} ms and {COMMITS} commits {commit:.2f} ms"
+    name = "p50 of an idle unary append against an empty call and three commits"
+    result.figures.append(Figure(name, append / (call + commit), "x", None, at_most=True, detail=detail))

@@ -2,11 +2,10 @@
 
 The log is made of the recorded incidents (tests/vectors/incidents-v1), each time under fresh ids, appended as producers
 do, on a PostgreSQL that keeps its promises. Actions from all over the log are asked for, each once.
-COUNTERSEAL_BENCH_ENTRIES sets the log's size; the goal is p95 <= 1 s with 1,000,000 entries.
+`--entries` sets the log's size; the goal is p95 <= 1 s with 1,000,000 entries.
 """
 
 import itertools
-import os
 import statistics
 import time
 import uuid
@@ -24,14 +23,13 @@ from support import incidents
 from support.audit import AuditServer, append, audit_server
 from support.postgres import Databases
 
-SIZE_VARIABLE = "COUNTERSEAL_BENCH_ENTRIES"
 ASKED = 200
 BATCH = 1000
 
 
 async def run(settings: Settings) -> Result:
     """Fill a log, let the follower read it, explain actions."""
-    size = 5_000 if settings.quick else int(os.environ.get(SIZE_VARIABLE, "100000"))
+    size = 5_000 if settings.quick else settings.entries or 100_000
     folder = settings.folder("postgres")
     folder.chmod(0o755)
     postgres = PostgresServer(folder / "cluster")

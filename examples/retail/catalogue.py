@@ -3,12 +3,14 @@
 `python -m examples.retail.catalogue` prints the digest of each, as `policy/tools.yaml` names them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from counterseal.canonical import JsonObject, parse_strict
 from counterseal.client import Draft, Step, Undo
 from counterseal.documents.tool import ToolDescriptor, build_tool
+from counterseal.errors import InputInvalid
 
 HERE = Path(__file__).resolve().parent
 TARGET = "shop"
@@ -35,8 +37,17 @@ def policy_files() -> list[tuple[str, bytes]]:
     return [(path.name, path.read_bytes()) for path in sorted((HERE / "policy").glob("*.yaml"))]
 
 
-def draft(tool: ToolDescriptor, args: JsonObject) -> Draft:
-    """Return the plan of one call; a write names its undo."""
+def draft(tools: Mapping[str, ToolDescriptor], name: str, args: Any) -> Draft:
+    """Return the plan of one call; a write names its undo. tools: by their names in the task files.
+
+    A tool that is not among them is asked for all the same: the executor says that there is none.
+    Raises InputInvalid when the arguments are no object.
+    """
+    if not isinstance(args, dict):
+        raise InputInvalid("a tool's arguments are a JSON object")
+    tool = tools.get(name)
+    if tool is None:
+        return Draft(name, [Step("s1", f"retail.{name}@1.0.0", TARGET, args)], confidence_ppm=CONFIDENCE_PPM)
     undo = None if tool.reads_only else Undo(UNDO, BEFORE_IMAGE)
     step = Step("s1", tool.reference, TARGET, args, undo=undo, timeout_seconds=TIMEOUT_SECONDS)
     return Draft(tool.title, [step], confidence_ppm=CONFIDENCE_PPM)

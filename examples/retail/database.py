@@ -13,7 +13,6 @@ _READ = ("USAGE ON SCHEMA retail", "SELECT ON ALL TABLES IN SCHEMA retail")
 PRIVILEGES = {"ro": _READ, "rw": (*_READ, "UPDATE ON TABLE retail.users, retail.orders")}
 """What the tools' two credential roles may do: look, and update users and orders."""
 USER_COLUMNS = ("user_id", "first_name", "last_name", "email", "address", "payment_methods", "orders")
-ORDER_COLUMNS = ("order_id", "user_id", "address", "items", "fulfillments", "status", "payment_history")
 VARIANT_COLUMNS = ("item_id", "product_id", "options", "available", "price_cents")
 WRITTEN = {
     "users": ("address", "payment_methods"),
@@ -23,6 +22,7 @@ WRITTEN = {
         *("exchange_payment_method_id", "exchange_price_difference_cents"),
     ),
 }
+ORDER_COLUMNS = ("order_id", "user_id", *WRITTEN["orders"])
 
 
 class ShopDatabase:

@@ -6,18 +6,22 @@ from pathlib import Path
 
 from examples.retail.governed import CallResult
 from examples.retail.report import Ledger
+from examples.retail.workload import WorkloadError
 
 from counterseal.cli.audit_verify import Directory, read_vkey
+from counterseal.client.export import write_export
 from counterseal.client.person import Person
 from counterseal.ledger import entry, tiles
 from counterseal.ledger.verify import verify_log
 
+PARTS = {"vkey", "checkpoint", "tile"}
+"""What lies in an export's folder."""
+
 
 async def export(auditor: Person, directory: Path, min_size: int) -> None:
     """Write the tenant's log, signed over at least `min_size` entries, in the C2SP layout plus `vkey`."""
-    _empty(directory)
-    async for part in auditor.export(min_size):
-        _append(directory, part.path, part.content)
+    clear(directory)
+    await write_export(auditor.export(min_size), directory)
 
 
 def inspect(directory: Path, calls: Iterable[CallResult]) -> Ledger:
@@ -44,15 +48,10 @@ def _is(entries: list[bytes], index: int | None, kind: str, plan_digest: str) ->
     return found.type == kind and found.document.get("plan_digest") == plan_digest
 
 
-def _empty(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
-def _append(directory: Path, path: str, content: bytes) -> None:
-    target = (directory / path).resolve()
-    if not target.is_relative_to(directory.resolve()):
-        raise ValueError(f"the service sent a path outside of the export: {path}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("ab") as file:
-        file.write(content)
+def clear(directory: Path) -> None:
+    """Remove an earlier export; raises WorkloadError when the folder is something else."""
+    if not directory.exists():
+        return
+    if not {path.name for path in directory.iterdir()} <= PARTS:
+        raise WorkloadError(f"{directory} is no export of an earlier run; name another OUT")
+    shutil.rmtree(directory)

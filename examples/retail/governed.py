@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from examples.retail.catalogue import draft
 from examples.retail.workload import Action, Task
 
-from counterseal.client import AgentRequest
+from counterseal.client import AgentRequest, EchoMismatch
 from counterseal.documents.tool import ToolDescriptor
-from counterseal.errors import ServiceError
+from counterseal.errors import InputInvalid, ServiceError
 from counterseal.ids import new_id
 
 PLAN_SECONDS = 120.0
@@ -22,7 +22,7 @@ RECORD_PAUSE_SECONDS = 0.1
 T = TypeVar("T")
 
 RETRYING = ("UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
-REFUSING = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "NOT_FOUND")
+REFUSING = ("INVALID_ARGUMENT", "FAILED_PRECONDITION", "PERMISSION_DENIED", "UNAUTHENTICATED", "NOT_FOUND")
 """Errors that say no to this call; any other is a fault of ours, which refuses nothing."""
 
 
@@ -54,28 +54,33 @@ async def run_task(request: AgentRequest, tools: Mapping[str, ToolDescriptor], t
 
 
 async def run_call(request: AgentRequest, tools: Mapping[str, ToolDescriptor], action: Action) -> CallResult:
-    """Run one call; never raises for what a service answers."""
-    if action.tool not in tools:
-        return _no(action, "DENY", ("UNKNOWN_TOOL",), "", "NOT_PROPOSED")
+    """Run one call; never raises for what a service answers, nor for what the task file holds."""
     plan_digest = ""
     try:
         key = new_id()
-        proposal = await _patiently(
-            lambda: request.propose(draft(tools[action.tool], action.args), idempotency_key=key)
-        )
+        plan = draft(tools, action.tool, action.args)
+        proposal = await _patiently(lambda: request.propose(plan, idempotency_key=key))
         plan_digest = proposal.plan_digest
         if proposal.outcome != "ALLOW":
             return _no(action, proposal.outcome, proposal.reason_codes, plan_digest, proposal.plan.state)
         await _patiently(lambda: request.commit(proposal.plan_id, plan_digest, idempotency_key=key))
         ended = await _patiently(lambda: request.wait(proposal.plan_id, seconds=PLAN_SECONDS))
-        plan = await _recorded(request, ended)
+        left = await _recorded(request, ended)
     except ServiceError as error:
-        if error.code in REFUSING:
-            return _no(action, "DENY", (error.reason,), plan_digest, error.reason)
-        return CallResult(action, "NONE", (error.reason,), plan_digest, refused=False, done=False, state=error.reason)
-    except TimeoutError:
-        return CallResult(action, "NONE", (), plan_digest, refused=False, done=False, state="TIMEOUT")
-    return _ended(action, plan, tuple(plan.decision.reason_codes) or proposal.reason_codes)
+        return refused_by(action, error, plan_digest)
+    except UnicodeError:  # half of a surrogate pair in a tool's name: it cannot even be sent
+        return _no(action, "DENY", (InputInvalid.reason,), plan_digest, "NOT_SENT")
+    except (TimeoutError, EchoMismatch) as error:
+        state = type(error).__name__
+        return CallResult(action, "NONE", (), plan_digest, refused=False, done=False, state=state)
+    return _ended(action, left, tuple(left.decision.reason_codes) or proposal.reason_codes)
+
+
+def refused_by(action: Action, error: ServiceError, plan_digest: str = "") -> CallResult:
+    """Return what an error makes of a call: a refusal, or a fault that refuses nothing."""
+    if error.code in REFUSING:
+        return _no(action, "DENY", (error.reason,), plan_digest, error.reason)
+    return CallResult(action, "NONE", (error.reason,), plan_digest, refused=False, done=False, state=error.reason)
 
 
 async def _recorded(request: AgentRequest, plan: Any) -> Any:

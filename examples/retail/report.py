@@ -91,7 +91,7 @@ def write(path: Path, report: Mapping[str, Any]) -> None:
     """Write the report in one move, so that nobody reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(report, indent=1) + "\n", encoding="ascii")  # ids may be any text, encodable or not
     draft.replace(path)
 
 

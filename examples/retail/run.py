@@ -22,14 +22,14 @@ from pathlib import Path
 from examples.retail import exported, report, stack
 from examples.retail.catalogue import TARGET, TENANT, descriptors
 from examples.retail.database import ShopDatabase
-from examples.retail.governed import CallResult, run_task
+from examples.retail.governed import CallResult, refused_by, run_task
 from examples.retail.report import Ledger, TaskResult
 from examples.retail.waves import attribute, waves
 from examples.retail.workload import Shop, Task, WorkloadError, read_shop, read_tasks, tool_names
 
 from counterseal.client import AgentRequest, Client, IdentityToken
 from counterseal.documents.tool import ToolDescriptor
-from counterseal.embedded.deployment import Deployment
+from counterseal.embedded.deployment import Deployment, in_use
 from counterseal.embedded.layout import Running
 from counterseal.errors import ServiceError
 
@@ -144,10 +144,13 @@ class Run:
 
 
 async def _task(agent: Client, begin: Begin, tools: dict[str, ToolDescriptor], task: Task) -> list[CallResult]:
-    # Logging in blocks for some milliseconds, so it has a thread of its own.
-    with ThreadPoolExecutor(1) as pool:
-        login = asyncio.get_running_loop().run_in_executor(pool, stack.login, agent.profile, task.user_id)
-        token = await login
+    try:
+        # Logging in blocks for some milliseconds, so it has a thread of its own.
+        with ThreadPoolExecutor(1) as pool:
+            login = asyncio.get_running_loop().run_in_executor(pool, stack.login, agent.profile, task.user_id)
+            token = await login
+    except ServiceError as error:  # nobody of that id can sign in
+        return [refused_by(action, error) for action in task.actions]
     return await run_task(begin(agent, token), tools, task)
 
 
@@ -159,8 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     out: Path = args.out.resolve()
     try:
+        report.write(out, report.document([], 0, None, 0.0, "the run did not end"))  # whatever ends it
+    except OSError as error:
+        say(f"the report cannot be written to {out}: {error.strerror}")
+        return 3
+    try:
         run = prepared(args.data, args.tasks, out, args.stack, args.width)
-    except WorkloadError as error:
+    except (WorkloadError, OSError) as error:
         say(str(error))
         report.write(out, report.document([], 0, None, 0.0, str(error)))
         return 3
@@ -187,7 +195,9 @@ def say(line: str) -> None:
 
 
 def prepared(data: Path, names: str, out: Path, directory: Path, width: int = WIDTH) -> Run:
-    """Read the data and the task files (comma separated; none: all) and make room. Raises WorkloadError."""
+    """Read the data and the task files (comma separated; none: all) and make room. Raises WorkloadError, OSError."""
+    if not data.is_dir():
+        raise WorkloadError(f"{data} does not exist or is no folder")
     shop = read_shop(data)
     missing = {f"retail.{name}" for name in tool_names(data)} - {tool.name for tool in descriptors()}
     if missing:
@@ -196,8 +206,10 @@ def prepared(data: Path, names: str, out: Path, directory: Path, width: int = WI
     tasks = [task for name in files if name for task in read_tasks(_task_file(data, name))]
     if not tasks:
         raise WorkloadError("there are no tasks")
+    export = out.with_name(f"{out.stem if out.suffix != '.ledger' else out.name}.ledger")
+    exported.clear(export)
     _fresh(directory.resolve())
-    return Run(shop, tasks, directory.resolve(), out.with_suffix(".ledger"), width)
+    return Run(shop, tasks, directory.resolve(), export, width)
 
 
 def _task_file(data: Path, name: str) -> Path:
@@ -209,6 +221,8 @@ def _fresh(directory: Path) -> None:
     if directory.exists() and any(directory.iterdir()):
         if not (directory / MARKER).exists():
             raise WorkloadError(f"{directory} holds something else; name another folder by --stack")
+        if in_use(directory):
+            raise WorkloadError(f"another run uses {directory}; wait for its end or name another folder by --stack")
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MARKER).touch()

@@ -18,11 +18,13 @@ CREATE TABLE retail.variants (
 
 -- payment_methods: {id: {"id", "source", "brand"?, "last_four"?, "balance_cents"?}}; gift cards have a balance.
 -- version: raised by every write, so that an undo can tell whether somebody wrote after it.
+-- Customers are found in capitals or not: the collation (PostgreSQL 17) makes that so for every letter, whatever the
+-- database's locale.
 CREATE TABLE retail.users (
   user_id text PRIMARY KEY,
-  first_name text NOT NULL,
-  last_name text NOT NULL,
-  email text NOT NULL,
+  first_name text COLLATE "pg_c_utf8" NOT NULL,
+  last_name text COLLATE "pg_c_utf8" NOT NULL,
+  email text COLLATE "pg_c_utf8" NOT NULL,
   address jsonb NOT NULL,
   payment_methods jsonb NOT NULL,
   orders jsonb NOT NULL,

@@ -1,5 +1,6 @@
 """The workload's own deployment: environment `staging`, one tenant, one agent, the task files' customers as users."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,21 @@ STAFF = {
     "omar": ("operator",),
 }
 """ida sets the shop up, pat is the second person where two are asked for, omar owns the agent."""
+SUBJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
+"""What the token service accepts as a person's id."""
 
 
 def wanted(customers: Iterable[str]) -> Wanted:
-    """Return the stack to start for these customers."""
+    """Return the stack to start for these customers. One whose id no token service accepts cannot sign in."""
+    users = dict(STAFF)
+    for name in customers:
+        if SUBJECT.fullmatch(name):
+            users[name] = (*STAFF.get(name, ()), "customer")
     return Wanted(
         environment=ENVIRONMENT,
         tenants=(TENANT,),
         agents={AGENT: Agent(owner="user:omar", tenants=(TENANT,))},
-        users={**dict.fromkeys(customers, ("customer",)), **STAFF},
+        users=users,
         targets=(
             Target(
                 TARGET,

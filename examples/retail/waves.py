@@ -14,6 +14,8 @@ def footprint(task: Task, shop: Shop) -> frozenset[str]:
     """Return every customer whose rows the task's calls name."""
     people = {task.user_id}
     for action in task.actions:
+        if not isinstance(action.args, dict):
+            continue
         order = shop.orders.get(str(action.args.get("order_id")))
         if order is not None:
             people.add(order["user_id"])

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from counterseal.canonical import JsonObject
@@ -19,10 +20,13 @@ OPTIONAL = ("cancel_reason", "return_payment_method_id", "exchange_payment_metho
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One tool call. `refused` is why it must be refused, or None when it must succeed."""
+    """One tool call. `refused` is why it must be refused, or None when it must succeed.
+
+    args: whatever the file holds; what is no object fits no tool.
+    """
 
     tool: str
-    args: JsonObject
+    args: Any
     write: bool
     refused: str | None
 
@@ -60,16 +64,29 @@ def read_json(path: Path) -> Any:
             return json.load(file, parse_float=Decimal)
     except FileNotFoundError:
         raise WorkloadError(f"{path} does not exist") from None
-    except (ValueError, OSError) as error:
-        raise WorkloadError(f"{path} cannot be read: {error}") from None
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise WorkloadError(f"{path} is not JSON: {error}") from None
+    except OSError as error:
+        raise WorkloadError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_shop(directory: Path) -> Shop:
-    """Read users, orders and products."""
+    """Read users, orders and products; every row must have the fields that its table keeps."""
     tables = [read_json(directory / f"{name}.json") for name in ("users", "orders", "products")]
     if not all(isinstance(table, dict) for table in tables):
         raise WorkloadError(f"{directory}: users, orders and products must be objects, keyed by id")
-    return Shop(*tables)
+    shop = Shop(*tables)
+    for name, table, record in (
+        ("users", shop.users, lambda row: user_record("", row)),
+        ("orders", shop.orders, order_record),
+        ("products", shop.products, lambda row: variant_records([row])),
+    ):
+        for key, row in table.items():
+            try:
+                record(row)
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+                raise WorkloadError(f"{directory / name}.json: {key}: not such a row ({_said(error)})") from None
+    return shop
 
 
 def tool_names(directory: Path) -> list[str]:
@@ -82,10 +99,10 @@ def tool_names(directory: Path) -> list[str]:
 
 def read_tasks(path: Path) -> list[Task]:
     """Read one task file."""
-    try:
-        return [_task(item) for item in read_json(path)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WorkloadError(f"{path}: not a task file ({type(error).__name__}: {error})") from None
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise WorkloadError(f"{path}: must be a list of tasks")
+    return [_task(item, f"{path}: task {index}") for index, item in enumerate(found)]
 
 
 def cents(amount: Decimal | int) -> int:
@@ -106,7 +123,8 @@ def in_cents(value: Any) -> Any:
     if isinstance(value, list):
         return [in_cents(item) for item in value]
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        return cents(Decimal(str(value)))
+        amount = Decimal(str(value))
+        return cents(amount) if amount.is_finite() else str(amount)
     return value
 
 
@@ -129,7 +147,8 @@ def user_record(user_id: str, user: JsonObject) -> dict[str, Any]:
 
 
 def order_record(order: JsonObject) -> dict[str, Any]:
-    """Return an order of the files as a row of `retail.orders`."""
+    """Return an order of the files as a row of `retail.orders`; what it does not have is null."""
+    difference = order.get("exchange_price_difference")
     return {
         "order_id": order["order_id"],
         "user_id": order["user_id"],
@@ -138,6 +157,8 @@ def order_record(order: JsonObject) -> dict[str, Any]:
         "fulfillments": order["fulfillments"],
         "status": order["status"],
         "payment_history": [_renamed(entry, "amount", "amount_cents") for entry in order["payment_history"]],
+        **{key: order.get(key) for key in OPTIONAL},
+        "exchange_price_difference_cents": None if difference is None else cents(difference),
     }
 
 
@@ -178,12 +199,33 @@ def order_row(record: Mapping[str, Any]) -> JsonObject:
     return row
 
 
-def _task(item: JsonObject) -> Task:
-    actions = tuple(
-        Action(str(a["tool"]), _arguments(dict(a["args"])), bool(a["write"]), a["refused"]) for a in item["actions"]
-    )
-    expected = item["expected_changed_rows"]
-    return Task(item["id"], item["user_id"], actions, {"orders": expected["orders"], "users": expected["users"]})
+def _task(item: Any, where: str) -> Task:
+    task_id, user_id = _field(item, "id", str, where), _field(item, "user_id", str, where)
+    where += f" ({task_id})"
+    expected = _field(item, "expected_changed_rows", dict, where)
+    rows = {table: _field(expected, table, dict, f"{where}: expected_changed_rows") for table in ("orders", "users")}
+    actions = enumerate(_field(item, "actions", list, where))
+    return Task(task_id, user_id, tuple(_action(entry, f"{where}: action {n}") for n, entry in actions), rows)
+
+
+def _action(item: Any, where: str) -> Action:
+    refused = _field(item, "refused", (str, NoneType), where)
+    tool, write = _field(item, "tool", str, where), _field(item, "write", bool, where)
+    return Action(tool, _arguments(_field(item, "args", object, where)), write, refused)
+
+
+def _field(item: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    if not isinstance(item, dict):
+        raise WorkloadError(f"{where}: must be an object")
+    if name not in item:
+        raise WorkloadError(f"{where}: lacks {name}")
+    if not isinstance(item[name], kind):
+        raise WorkloadError(f"{where}: {name} must not be {type(item[name]).__name__}")
+    return item[name]
+
+
+def _said(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
 
 
 def _arguments(value: Any) -> Any:

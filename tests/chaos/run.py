@@ -8,6 +8,7 @@ kills, though not the same interleaving.
 
 import argparse
 import asyncio
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="0: one from the clock")
     parser.add_argument("--each", type=int, default=0, help="kills per service; 0: one per 10 seconds, at least 2")
     parser.add_argument("--agents", type=int, default=AGENTS, help="plans at a time")
-    parser.add_argument("--out", type=Path, default=Path("build/chaos"), help="where report and export go")
+    parser.add_argument("--out", type=Path, default=Path("build/chaos"), help="where report, export and logs go")
     args = parser.parse_args(argv)
     judge.end_tidily()
     seed = args.seed or time.time_ns() % 1_000_000
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     judge.say(f"seed {seed}: {args.seconds:g} s of load by {args.agents} agents, {each} SIGKILLs of each service")
     with open_directory("counterseal-chaos-") as home, running_suite(home, tapped=False) as suite:
         report = asyncio.run(chaos(suite, kills, seed, args.seconds, args.agents, args.out / "ledger"))
+        shutil.copytree(suite.running.logs, args.out / "logs", dirs_exist_ok=True)
     return judge.finish(report, args.out)
 
 
@@ -54,7 +56,7 @@ async def chaos(
             load.create_task(agent(suite, number, seed, log, stop))
         load.create_task(auditor(person, log, stop))
         load.create_task(collect.lookout(suite, target, log, stop))
-        struck = await strike(kills, suite.deployment.supervisor, log.in_flight)
+        struck = await strike(kills, suite.deployment.supervisor, log)
         await asyncio.sleep(max(0.0, begun + seconds - time.monotonic()))
         stop.set()
     await all_serving(suite.deployment.supervisor)

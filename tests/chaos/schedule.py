@@ -10,7 +10,7 @@ ALONE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One SIGKILL. alone: the pause before it begins when all services are up again; else right after the last kill."""
+    """One SIGKILL. alone: the pause before it begins when the suite works again; else right after the last kill."""
 
     pause_seconds: float
     service: str
@@ -20,8 +20,8 @@ class Kill:
 def schedule(seed: int, seconds: float, each: int) -> list[Kill]:
     """Return `each` kills of every service in random order, with pauses that add up to about `seconds`.
 
-    Most wait until the suite is up again: on a slow machine kills by the clock alone would only ever meet services that
-    are starting. The others strike while it is not.
+    Most wait until all services are up and a plan has ended: on a slow machine kills by the clock alone would only ever
+    meet services that are starting. The others strike at once.
     """
     chance = random.Random(seed)
     order = [service for service in SERVICES for _ in range(each)]

@@ -12,7 +12,8 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from chaos.load import ClientLog, Watched, auditor
 from chaos.nemesis import all_serving, strike
 from chaos.schedule import Kill, schedule
 from chaos.targets import Shop
-from counterseal.embedded.layout import SERVICES
+from counterseal.client import Client, Person
+from counterseal.embedded.layout import SERVICES, Running
 from support.behind import Behind
 
 ROOT = Path(__file__).resolve().parents[2]
-PAUSE_SECONDS = 4.0
+PAUSE_SECONDS = 6.0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,8 +71,7 @@ async def chaos(run: Run, kills: list[Kill], seed: int, directory: Path) -> dict
         opening = await target.balances(behind)
         rounds, struck = await played(run, stage, kills, log)
         await all_serving(stage.deployment.supervisor)
-        client, person = stack.person(stage.running, "ida")
-        async with client:
+        async with auditing(stage.running) as person:
             verdict = await judge.settled(behind, target, person, log, opening, directory)
     verdict.findings.extend(differences(rounds, directory))
     tasks = [result for done in rounds for result in done.results]
@@ -92,17 +93,27 @@ async def chaos(run: Run, kills: list[Kill], seed: int, directory: Path) -> dict
 async def played(run: Run, stage: Stage, kills: list[Kill], log: ClientLog) -> tuple[list[Run], list[dict[str, Any]]]:
     """Play whole rounds of the tasks until every kill has struck."""
     behind, target, stop = Behind(stage.running), Shop(), asyncio.Event()
-    client, person = stack.person(stage.running, "ida")
     rounds: list[Run] = []
-    async with client, asyncio.TaskGroup() as around:
+    async with auditing(stage.running) as person, asyncio.TaskGroup() as around:
         around.create_task(auditor(person, log, stop))
         around.create_task(collect.lookout(behind, target, log, stop))
-        nemesis = around.create_task(strike(kills, stage.deployment.supervisor, log.in_flight))
+        nemesis = around.create_task(strike(kills, stage.deployment.supervisor, log))
         while not nemesis.done():
             rounds.append(replace(run, results=[]))
             await rounds[-1].play(stage, lambda agent, token: Watched(agent, token, target.tenant, log))
         stop.set()
     return rounds, nemesis.result()
+
+
+@asynccontextmanager
+async def auditing(running: Running) -> AsyncIterator[Person]:
+    """Act as an auditor for as long as a run lasts: whoever logged in once at its begin would be nobody at its end."""
+    async with Client.open(running.profile("cli")) as client:
+
+        async def login() -> str:
+            return await asyncio.get_running_loop().run_in_executor(None, stack.login, client.profile, "ida")
+
+        yield client.person(login, tenant=Shop.tenant)
 
 
 def differences(rounds: Sequence[Run], directory: Path) -> list[str]:

@@ -82,8 +82,6 @@ def tasks() -> list[Row]:
                 call("find_user_id_by_email", "nobody", email="eve@example.com"),
                 call("calculate", "no arithmetic", expression="2 +"),
                 call("restore", "rows made up", write=True, order=None, customer='{"user_id": "bob"}'),
-                call("make_coffee", "no such tool", sugar=2),
-                call("think", "no such argument", thought="x", loudly=True),
             ],
         ),
         task(
@@ -115,6 +113,77 @@ def tasks() -> list[Row]:
     ]
 
 
+def oddities() -> list[Row]:
+    """What no honest client sends: refused for a reason, or done exactly as it is said; and none stops the run."""
+    cancel = {"order_id": "#P1", "reason": "no longer needed"}
+    swap = {"order_id": "#P2", "item_ids": ["A"], "new_item_ids": ["B"], "payment_method_id": "paypal_Ana"}
+    odd: list[Row] = [
+        {},
+        cancel | {"order_id": 1},
+        cancel | {"reason": None},
+        cancel | {"order_id": float("nan")},
+        cancel | {"order_id": 1e300},
+        cancel | {"order_id": "P1"},
+        cancel | {"order_id": ""},
+        cancel | {"order_id": "#P1\0"},
+        cancel | {"order_id": "#P1\ud800"},
+        cancel | {"order_id": "#" * 5000},
+        cancel | {"order_id": {"$before": "/0/order"}},
+        cancel | {"order_id": "Ünknown"},
+    ]
+    shapeless: list[Any] = [None, [], "x", 7]
+    unknown = ("make_coffee", "", "Think", "think@1.0.0", "\ud800")
+    spelled = {
+        "address1": "Üsküdar Cd. 7\u202e",
+        "address2": "",
+        "city": "İzmir",
+        "state": "—",
+        "country": "🇹🇷",
+        "zip": "0",
+    }
+    return [
+        task("nothing", "ana", []),
+        task(
+            "forms",
+            "ana",
+            [
+                *({"tool": "cancel_pending_order", "args": args, "write": True, "refused": "form"} for args in odd),
+                *({"tool": "think", "args": other, "write": False, "refused": "form"} for other in shapeless),
+                call("think", "one too many", thought="x", loudly=True),
+                call("calculate", "a number", expression=2.5),
+                call("modify_pending_order_items", "one item is no list", write=True, **swap | {"item_ids": "A"}),
+                call("modify_pending_order_items", "a number", write=True, **swap | {"item_ids": ["A", 1]}),
+                call(
+                    "modify_pending_order_items",
+                    "more than a list may hold",
+                    write=True,
+                    **swap | {"item_ids": ["A"] * 101},
+                ),
+                *(call(tool, "no such tool", sugar=2) for tool in unknown),
+                call("think", thought="ü" * 20_000),
+            ],
+        ),
+        task(
+            "spelling",
+            "ana",
+            [call("modify_pending_order_address", write=True, order_id="#P2", **spelled)],
+            {"#P2": small_shop().orders["#P2"] | {"address": spelled}},
+        ),
+        # An id that is a member of staff's, one that nobody has, and some that no token service accepts.
+        *(
+            task(
+                f"stranger {stranger}",
+                stranger,
+                [
+                    call("cancel_pending_order", "ana's", write=True, **cancel),
+                    call("get_user_details", "nobody of that id", user_id=stranger),
+                ],
+            )
+            for stranger in ("ida", "nobody_1234", "", "zoë doe", "\ud800", "a" * 5000)
+        ),
+    ]
+
+
 def write_data(folder: Path, found: list[Row]) -> None:
     shop = small_shop()
     tools = [{"name": tool.name.removeprefix("retail.")} for tool in descriptors()]
@@ -128,30 +197,36 @@ def write_data(folder: Path, found: list[Row]) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content, default=float))
 
 
-@requirement("run:tau")
+@pytest.mark.timeout(400)
+@requirement("run:tau", "run:tau-any-input")
 def test_a_small_workload_ends_in_the_reference_state_with_every_write_in_the_exported_ledger(tmp_path: Path) -> None:
-    wanted = tasks()
+    wanted = [*tasks(), *oddities()]
     wrong = task("wrong", "bob", [call("get_order_details", order_id="#B1")], {"#B1": {"order_id": "#B1"}})
-    write_data(tmp_path, [*wanted, wrong])
-    out = tmp_path / "out.json"
+    data = tmp_path / "données, à part"
+    data.mkdir()
+    write_data(data, [*wanted, wrong])
+    again = tasks()[-1]  # in another file, under the same id
+    (tmp_path / "more.json").write_text(json.dumps([again], default=float))
+    out = tmp_path / "not there" / "out.json"
+    files = f"tasks-small.json,{tmp_path / 'more.json'}"
     with open_directory("counterseal-tau-") as stack:
-        code = main(["--data", str(tmp_path), "--out", str(out), "--stack", str(stack / "stack")])
+        code = main(["--data", str(data), "--tasks", files, "--out", str(out), "--stack", str(stack / "stack")])
     report = json.loads(out.read_text())
-    assert [(t["id"], t["state_equal"], t["refused_as_reference"]) for t in report["tasks"]] == [
-        *((t["id"], True, True) for t in wanted),
-        ("wrong", False, True),
-    ]
+    found = [(t["id"], t["state_equal"], t["refused_as_reference"]) for t in report["tasks"]]
+    assert found == [*((t["id"], True, True) for t in wanted), ("wrong", False, True), (again["id"], True, True)]
     assert code == 3, "a difference is never passed over"
     totals = report["totals"]
-    assert (totals["ledger_verdict"], totals["writes"], totals["writes_in_ledger"]) == ("verified", 4, 4)
+    assert (totals["ledger_verdict"], totals["writes"], totals["writes_in_ledger"]) == ("verified", 7, 7)
     assert (Path(report["ledger"]) / "checkpoint").exists()
     reasons = {r for t in report["tasks"] for c in t["calls"] if c["refused"] for r in c["reason_codes"]}
     assert reasons >= {"NOT_OWNER", "ORDER_NOT_FOUND", "ORDER_NOT_PENDING", "INSUFFICIENT_BALANCE", "ITEM_UNAVAILABLE"}
     assert reasons >= {"PRODUCT_MISMATCH", "REFUND_METHOD_NOT_ALLOWED", "ITEM_NOT_IN_ORDER", "USER_NOT_FOUND"}
-    assert reasons >= {"PRODUCT_NOT_FOUND", "EXPRESSION_INVALID", "UNKNOWN_TOOL", "PLAN_INVALID", "INPUT_INVALID"}
+    assert reasons >= {"PRODUCT_NOT_FOUND", "EXPRESSION_INVALID", "PLAN_INVALID", "INPUT_INVALID", "NOT_CANONICAL"}
+    assert "TOKEN_INVALID" in reasons
     for entry in (c for t in report["tasks"] for c in t["calls"]):
         assert entry["refused"] == (entry["decision"] == "DENY")
         assert entry["refused"] or entry["intent_index"] is not None
+        assert not entry["refused"] or entry["reason_codes"]
     assert (
         pytest.approx(82.5)
         == next(iter(report["tasks"][0]["changed_rows"]["users"].values()))["payment_methods"]["gift_card_Ana"][

@@ -23,9 +23,10 @@ from counterseal.api.audit.v1 import (
     reader_pb2_grpc,
     retention_pb2_grpc,
 )
+from counterseal.cli import main as cli
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
-from counterseal.errors import InputInvalid, ServiceError
+from counterseal.errors import InputInvalid, InternalError, ServiceError
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
@@ -35,6 +36,7 @@ from counterseal.rpc.method_table import METHODS
 from counterseal.rpc.server import Server, ServerConfig
 from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
+from counterseal.vault import Vault
 from counterseal_audit.admin.operations import Operations
 from counterseal_audit.admin.service import LedgerAdminServicer
 from counterseal_audit.append.cover import Cover
@@ -47,14 +49,15 @@ from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.seams import Witnesses
 from counterseal_audit.checkpoints.store import CheckpointStore
-from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
+from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page, VaultAnchors
 from counterseal_audit.logs.births import Births
-from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys
+from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, Sealer, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
@@ -181,13 +184,25 @@ async def replica(
     engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, **more)
     try:
         shared = LocalAnchors.of_database.setdefault(database.name, LocalAnchors())
-        yield _parts(engine, signer or LocalLogSigner(), anchors or shared)
+        yield _parts(engine, signer or LocalLogSigner(), anchors or shared, LocalSealer())
     finally:
         await engine.dispose()
 
 
-def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -> Replica:
-    logs, checkpoints, heads, sealer = LogStore(engine), CheckpointStore(engine), SignedHeads(), LocalSealer()
+@asynccontextmanager
+async def replica_on_vault(database: ServiceDatabase, vault: Vault) -> AsyncIterator[Replica]:
+    """A replica with keys and anchors in a real Vault, as the audit service's own login reaches them."""
+    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0)
+    signer: Any = VaultLogSigner(vault, ENVIRONMENT)
+    anchors: Any = VaultAnchors(vault, ENVIRONMENT)
+    try:
+        yield _parts(engine, signer, anchors, VaultSealer(vault, ENVIRONMENT))
+    finally:
+        await engine.dispose()
+
+
+def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, sealer: Sealer) -> Replica:
+    logs, checkpoints, heads = LogStore(engine), CheckpointStore(engine), SignedHeads()
     mac_key, demand = HeadMacKey(engine, sealer), Demand()
     keys, pseudonyms = DataKeys(engine, sealer, new_id), PseudonymKeys(engine, sealer)
     births = Births(
@@ -200,7 +215,6 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors) -
         clock=system_clock,
         new_id=new_id,
     )
-    pseudonyms = PseudonymKeys(engine, sealer)
     ledger = Ledger(
         engine,
         pseudonyms,
@@ -399,6 +413,23 @@ async def append_one(parts: Replica, request: ledger_pb2.NewEntry, producer: str
     if isinstance(answer, ServiceError):
         raise answer
     return answer
+
+
+async def exported_verifies(engine: AsyncEngine, log: Log, directory: Path) -> bool:
+    """Write the files of a log's export as a client would, and run the verifier's command over them."""
+    checkpoint = await CheckpointStore(engine).latest(log.log_id)
+    assert checkpoint is not None
+    try:
+        async for path, content in LogFiles(LogStore(engine), CheckpointStore(engine), ReaderStore(engine)).of(
+            log, checkpoint
+        ):
+            (directory / path).parent.mkdir(parents=True, exist_ok=True)
+            (directory / path).write_bytes(content)
+    except InternalError:
+        return False
+    code = await asyncio.to_thread(cli, ["audit", "verify", str(directory), "--vkey", log.vkey])
+    assert code in (0, 3, 4)
+    return code == 0
 
 
 async def stored(database: ServiceDatabase) -> list[bytes]:

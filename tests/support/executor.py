@@ -307,6 +307,7 @@ class SmallRuntime:
     instance_id: str = field(default_factory=new_id)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     unfit: asyncio.Event = field(default_factory=asyncio.Event)
+    backup_days: int = 35
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def channel(self, peer: str) -> grpc.aio.Channel:

@@ -111,10 +111,8 @@ def rotated(size: int = 20, *, at: int = 5, overlap: bool = False) -> tuple[list
 NEXT_ORIGIN = "counterseal.dev/0192bb"
 
 
-def shard_after(predecessor: Mapping[str, bytes], size: int = 10, *, cites: bytes | None = None) -> dict[str, bytes]:
-    """The export of the shard that follows: it holds the predecessor's, and cites its checkpoint."""
-    signing, key = SIGNING, VerifierKey.make(NEXT_ORIGIN, KEY.public)
-    last = predecessor["checkpoint"] if cites is None else cites
+def successor_genesis(last: bytes) -> bytes:
+    """The first entry of the shard that follows a log whose last checkpoint note is `last`."""
     content = {
         "v": 1,
         "type": "log.genesis",
@@ -122,14 +120,19 @@ def shard_after(predecessor: Mapping[str, bytes], size: int = 10, *, cites: byte
         "event_time_ms": 1,
         "tenant": "acme",
         "environment": "prod",
-        "data": {"vkey": key.vkey, "shard": 1, "predecessor": "sha256:" + hashlib.sha256(last).hexdigest()},
+        "data": {"vkey": NEXT_KEY.vkey, "shard": 1, "predecessor": "sha256:" + hashlib.sha256(last).hexdigest()},
     }
     entries.check_content(content)
-    logged = [entries.build(content, entries.Srv(1, "audit"))]
+    return entries.build(content, entries.Srv(1, "audit"))
+
+
+def shard_after(predecessor: Mapping[str, bytes], size: int = 10, *, cites: bytes | None = None) -> dict[str, bytes]:
+    """The export of the shard that follows: it holds the predecessor's, and cites its checkpoint."""
+    logged = [successor_genesis(predecessor["checkpoint"] if cites is None else cites)]
     logged += [changed(5000 + n, stream=f"plan:next{n}", seq=1) for n in range(1, size)]
     files = files_of(logged)
-    files["checkpoint"] = note_of(logged, (signing, key), origin=NEXT_ORIGIN)
-    files["vkey"] = (key.vkey + "\n").encode()
+    files["checkpoint"] = note_of(logged, (SIGNING, NEXT_KEY), origin=NEXT_ORIGIN)
+    files["vkey"] = (NEXT_KEY.vkey + "\n").encode()
     return files | {f"predecessor/{path}": data for path, data in predecessor.items()}
 
 

@@ -4,9 +4,14 @@ Messages are numbered from 0 in each direction; message 0 of the client is the s
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+
+_SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
+
+Gate = Callable[[str, bytes], bool]
+"""Called with `client` or `server` and each message before it is passed on; True ends the line there."""
 
 
 @dataclass
@@ -19,6 +24,8 @@ class Line:
     client: list[bytes] = field(default_factory=list)
     server: list[bytes] = field(default_factory=list)
     was_cut: bool = False
+    gates: Callable[[], Gate] | None = None
+    """Makes a gate for each connection."""
 
 
 @asynccontextmanager
@@ -31,9 +38,18 @@ async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
         assert task is not None
         tasks.add(task)
         up_reader, up_writer = await asyncio.open_connection(host, port)
+        gate = line.gates() if line.gates is not None else None
+        try:
+            start = await reader.readexactly(8)
+            if start == _SSL_REQUEST:  # the relay reads what passes, so there is no TLS here
+                writer.write(b"N")
+                start = await reader.readexactly(8)
+        except (asyncio.IncompleteReadError, OSError):
+            up_writer.transport.abort()
+            return
         pumps = [
-            asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, startup=True)),
-            asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, startup=False)),
+            asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, gate, start)),
+            asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -61,15 +77,22 @@ async def _pump(
     seen: list[bytes],
     cut: int | None,
     line: Line,
-    *,
-    startup: bool,
+    gate: Gate | None,
+    start: bytes = b"",
 ) -> None:
+    """Pass messages on. start: the first bytes of a client's start-up packet, which has no type byte."""
+    side = "client" if start else "server"
     try:
         while True:
-            head = b"" if startup and not seen else await reader.readexactly(1)
-            size = await reader.readexactly(4)
-            body = await reader.readexactly(int.from_bytes(size) - 4)
-            message = head + size + body
+            if start:
+                message = start + await reader.readexactly(int.from_bytes(start[:4]) - len(start))
+                start = b""
+            else:
+                head = await reader.readexactly(5)
+                message = head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
+            if gate is not None and gate(side, message):
+                line.was_cut = True
+                return
             if cut == len(seen):
                 line.was_cut = True
                 if line.half:

@@ -29,7 +29,7 @@ def ask(
 ) -> Evaluation:
     """Judge the plan that the runner would make of one call."""
     tool = tools[name]
-    undo = draft(tool, args).steps[0].undo
+    undo = draft(tools, name, args).steps[0].undo
     steps = [_step(tool, args, observed, undo=False)]
     if undo is not None:
         assert undo.tool == tools["restore"].reference

@@ -10,7 +10,7 @@ import http.server
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ SECRET_KEYS = {
     "private_key": "private key",
     "lease_id": "lease id",
 }
+Gate = Callable[[str, str, str], None]
+"""Called with `before` or `after`, method and path of each call; what it raises ends the caller's connection there."""
+
 MIN_LENGTH = 12
 """Shorter values would be found everywhere; no secret of the suite is that short."""
 
@@ -68,9 +71,9 @@ class Seen:
 class VaultTap:
     """Listens at once; connects to the server below `home` (its `port`, `openbao.crt`, `openbao.key`) when called."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, gate: "Gate | None" = None) -> None:
         self.seen = Seen()
-        self._server = _Server(home, self.seen)
+        self._server = _Server(home, self.seen, gate)
         self.address = f"https://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
 
@@ -86,8 +89,9 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, home: Path, seen: Seen) -> None:
+    def __init__(self, home: Path, seen: Seen, gate: "Gate | None") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.gate = gate or (lambda _side, _method, _path: None)
         self.home = home
         self.seen = seen
         self._context: ssl.SSLContext | None = None
@@ -135,7 +139,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         seen.note(self.headers.get("X-Vault-Token"), "Vault token")
         asked = seen.document(body)
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
+        self.server.gate("before", self.command, self.path)
         answer, data = self._ask(body, headers)
+        self.server.gate("after", self.command, self.path)
         seen.signature(self.path, asked, seen.document(data))
         self.send_response_only(answer.status)
         for key, value in answer.getheaders():

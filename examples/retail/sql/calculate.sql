@@ -1,36 +1,16 @@
--- Arithmetic by rewriting, one operation a step: a text never becomes SQL, so there is nothing to inject into.
--- A number is ~?digits (~ is a negative sign); only what is left at the end as one number is valid.
-WITH RECURSIVE input AS (
-  SELECT $1::jsonb ->> 'expression' AS given
+-- Arithmetic as a jsonpath: PostgreSQL parses and computes it, and nothing in it can name a row or a function. Its
+-- words are not let in, nor what signs alone can spell: comments (/*) and wildcards (a dot that is no number's own).
+-- Leading zeros are dropped where the reference reads them: 007.5 and 00, not 007.
+-- MATERIALIZED, or the planner would cast a constant before anybody asked whether it is valid.
+WITH input AS MATERIALIZED (
+  SELECT given, regexp_replace(given, '(?<![0-9.])0+(?=[0-9]+[.]|0(?![0-9]))', '', 'g') AS path
+  FROM (SELECT $1::jsonb ->> 'expression') AS arg (given)
 ),
-step (n, e) AS (
-  SELECT 0, CASE WHEN given ~ '^[-0-9+*/(). ]{1,200}$' AND given !~ '[0-9.)] *[(]|[)0-9.] +[0-9.]|[)][0-9.]|[0-9.]{16}'
-                 THEN replace(given, ' ', '') ELSE '' END
+answer AS (
+  SELECT CASE WHEN given ~ '^[-0-9+*/(). ]+$' AND given !~ '/[*]|[.][0-9]*[.]|(^|[^0-9])[.]([^0-9]|$)'
+                   AND pg_input_is_valid(path, 'jsonpath')
+              THEN jsonb_path_query_first('null', path::jsonpath, silent => true) END AS value
   FROM input
-  UNION ALL
-  SELECT n + 1, CASE
-    WHEN e ~ '\(~?(\d+\.?\d*|\.\d+)\)' THEN regexp_replace(e, '\((~?(\d+\.?\d*|\.\d+))\)', '\1')
-    WHEN e ~ '(^|[-(+*/])\+~?[0-9.]' THEN regexp_replace(e, '(^|[-(+*/])\+(~?[0-9.])', '\1\2')
-    WHEN e ~ '(^|[-(+*/])-~[0-9.]' THEN regexp_replace(e, '(^|[-(+*/])-~([0-9.])', '\1\2')
-    WHEN e ~ '(^|[-(+*/])-[0-9.]' THEN regexp_replace(e, '(^|[-(+*/])-([0-9.])', '\1~\2')
-    WHEN product IS NOT NULL THEN regexp_replace(
-      regexp_replace(e, '(^|[-(+])(~?(\d+\.?\d*|\.\d+))([*/])(~?(\d+\.?\d*|\.\d+))', '\1#'), '#', product_value.text)
-    WHEN total IS NOT NULL THEN regexp_replace(
-      regexp_replace(e, '(^|\()(~?(\d+\.?\d*|\.\d+))([-+])(~?(\d+\.?\d*|\.\d+))(?![0-9.*/])', '\1#'), '#', total_value.text)
-    END
-  FROM step,
-  LATERAL (SELECT regexp_match(e, '(?:^|[-(+])(~?(?:\d+\.?\d*|\.\d+))([*/])(~?(?:\d+\.?\d*|\.\d+))'),
-                  regexp_match(e, '(?:^|\()(~?(?:\d+\.?\d*|\.\d+))([-+])(~?(?:\d+\.?\d*|\.\d+))(?![0-9.*/])')) AS m (product, total),
-  LATERAL (SELECT CASE
-    WHEN product[2] = '*' THEN replace(round(replace(product[1], '~', '-')::numeric * replace(product[3], '~', '-')::numeric, 12)::text, '-', '~')
-    WHEN replace(product[3], '~', '-')::numeric <> 0
-    THEN replace(round(replace(product[1], '~', '-')::numeric / replace(product[3], '~', '-')::numeric, 12)::text, '-', '~')
-    ELSE '' END) AS product_value (text),
-  LATERAL (SELECT replace((replace(total[1], '~', '-')::numeric
-    + CASE total[2] WHEN '-' THEN -1 ELSE 1 END * replace(total[3], '~', '-')::numeric)::text, '-', '~')) AS total_value (text)
-  WHERE n < 400 AND e IS NOT NULL AND e !~ '^~?(\d+\.?\d*|\.\d+)$'
-),
-final AS (SELECT e FROM step ORDER BY n DESC LIMIT 1)
-SELECT coalesce(e ~ '^~?(\d+\.?\d*|\.\d+)$', false) AS expression_valid,
-       CASE WHEN e ~ '^~?(\d+\.?\d*|\.\d+)$' THEN round(replace(e, '~', '-')::numeric, 2)::text ELSE '' END AS result
-FROM final
+)
+SELECT value IS NOT NULL AS expression_valid, coalesce(round(value::numeric, 2)::text, '') AS result
+FROM answer

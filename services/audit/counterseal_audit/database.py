@@ -1,5 +1,6 @@
 """Raw asyncpg connections out of SQLAlchemy's pool: the hot path pays for no ORM, the pool is one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,7 +32,8 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
     """Borrow one asyncpg connection, in autocommit (READ COMMITTED).
 
     The pool does not see what the driver raises here, so a lost connection is taken out of it by hand: otherwise a
-    restart of PostgreSQL would leave a pool of dead ones.
+    restart of PostgreSQL would leave a pool of dead ones. So is one whose user was cancelled: BEGIN or ROLLBACK may be
+    under way, and whoever had it next would find itself in a transaction that it did not begin, a read-only one even.
     """
     async with engine.connect() as borrowed:
         raw: Any = (await borrowed.get_raw_connection()).driver_connection
@@ -40,7 +42,7 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
             raw = (await borrowed.get_raw_connection()).driver_connection
         try:
             yield raw
-        except CONNECTION_LOST:
+        except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
             await borrowed.invalidate()
             raise
 

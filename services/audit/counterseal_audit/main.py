@@ -64,7 +64,6 @@ async def build(rt: Runtime) -> Sequence[Registration]:
         clock=rt.clock,
         new_id=rt.new_id,
     )
-    pseudonyms = PseudonymKeys(rt.engine, sealer)
     ledger = Ledger(
         rt.engine,
         pseudonyms,

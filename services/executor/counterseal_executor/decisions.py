@@ -1,6 +1,7 @@
 """What the executor believes of a signed decision: nothing but what signature and bytes say."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from nacl.exceptions import BadSignatureError
@@ -10,11 +11,15 @@ from counterseal.api.common.v1 import decision_pb2
 from counterseal.clock import Clock
 from counterseal.documents.decision import Statement, open_statement
 from counterseal.documents.plan import Plan
-from counterseal.errors import DecisionInvalid
+from counterseal.errors import DecisionInvalid, QueueFull
 
 AUDIENCE = "executor"
 SUPPORTED_OBLIGATIONS = ("max_grant_ttl",)
 """What this executor can fulfil; policy denies a plan that needs more, and `check_plan` refuses one that slipped by."""
+
+EXPIRY_SLACK_MS = 1_000
+"""Who refuses a decision for its age has a clock of their own."""
+SLOW_RETRY_MS = 1_000
 
 Key = Callable[[str], Awaitable[bytes]]
 """Returns the 32 public bytes of an active decision key. Raises LookupError for any other."""
@@ -35,6 +40,10 @@ class Decision:
     def lives_until(self, now_ms: int, needed_ms: int) -> bool:
         """Tell whether it lives for `needed_ms` from now."""
         return self.statement.expire_time_ms - now_ms >= needed_ms
+
+    def has_aged(self, now_ms: int) -> bool:
+        """Tell whether others may call it expired by now: then a refusal says that we were slow, and no more."""
+        return not self.lives_until(now_ms, EXPIRY_SLACK_MS)
 
 
 def verify_ed25519(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -90,3 +99,22 @@ def check_draft(decision: Decision, draft_digest: str, tenant: str) -> None:
         raise DecisionInvalid("the decision does not permit a preview")
     if statement.plan_digest != draft_digest or statement.tenant != tenant:
         raise DecisionInvalid("the decision is for another draft")
+
+
+@contextmanager
+def while_it_lives(decision: Decision, clock: Clock, again: str) -> Iterator[None]:
+    """Turn the refusal of a decision that has expired meanwhile into an invitation to try again.
+
+    Raises QueueFull then; any other refusal of it passes.
+    """
+    try:
+        yield
+    except DecisionInvalid:
+        if not decision.has_aged(clock()):
+            raise
+        raise too_slow(f"the decision expired before the target was read; {again}") from None
+
+
+def too_slow(message: str) -> QueueFull:
+    """Return what a caller is told when a decision aged on the way: nothing is wrong with it, and nothing happened."""
+    return QueueFull(message, retry_after_ms=SLOW_RETRY_MS)

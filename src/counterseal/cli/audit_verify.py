@@ -77,8 +77,13 @@ def register(commands: "Subparsers") -> None:
     whole = "verify an exported log: every entry, tile, root, key and signature (the default: `verify DIR`)"
     _add_log(kinds.add_parser("log", help=whole), run)
     chained = "verify a log, and the chain from decision to outcome inside it"
-    _add_log(kinds.add_parser("chain", help=chained), run_chain)
-    _add_log(commands.add_parser("chain", help="the same as `verify chain`"), run_chain)
+    for one in (
+        kinds.add_parser("chain", help=chained),
+        commands.add_parser("chain", help="the same as `verify chain`"),
+    ):
+        _add_log(one, run_chain)
+        one.add_argument("--platform", metavar="SOURCE", help="the log that shows the platform's policy, if another")
+        one.add_argument("--platform-vkey", metavar="FILE_OR_STRING", help="that log's verifier key")
 
     one = kinds.add_parser("checkpoint", help="verify a signed head by itself")
     one.add_argument("note", metavar="NOTE", help="the file")
@@ -128,7 +133,35 @@ def run(args: argparse.Namespace) -> int:
 
 def run_chain(args: argparse.Namespace) -> int:
     """Verify a log, then the chain of evidence inside it."""
-    return guarded(lambda: _verify(args, Chain()))
+
+    def work() -> int:
+        try:
+            snapshots = _platform_snapshots(args)
+        except VerificationError as error:
+            return _refuse(args, error.at(args.platform))
+        return _verify(args, Chain(snapshots))
+
+    return guarded(work)
+
+
+def _platform_snapshots(args: argparse.Namespace) -> set[str]:
+    """Return the policy snapshots that the platform's log shows as activated; that log must verify too."""
+    if args.platform is None:
+        return set()
+    if args.platform_vkey is None:
+        raise Usage("--platform needs --platform-vkey")
+    try:
+        key = read_vkey(args.platform_vkey)
+    except VerificationError as error:
+        raise Usage(f"--platform-vkey: {error.message}") from None
+    chain = Chain()
+    with opened(args.platform, args) as source:
+        if source is None:
+            raise Usage(f"{args.platform} is not a directory, a zip or a URL")
+        report = verify_log(source, key, None, chain.add, on_progress=Progress())
+    if report.findings:
+        raise report.findings[0]
+    return chain.snapshots
 
 
 def run_checkpoint(args: argparse.Namespace) -> int:

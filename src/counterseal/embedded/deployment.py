@@ -87,6 +87,17 @@ class Deployment:
             self._lock = None
 
 
+def in_use(data_dir: Path) -> bool:
+    """Tell whether a process runs the suite in this data directory at this moment."""
+    try:
+        _lock(data_dir / "lock").close()
+    except FileNotFoundError:
+        return False
+    except AlreadyRunning:
+        return True
+    return False
+
+
 def _lock(file: Path) -> IO[bytes]:
     handle = file.open("ab")
     try:

@@ -7,6 +7,7 @@ import re
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import MAX_SIZE
 
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
@@ -55,7 +56,7 @@ def parse_text(data: bytes, what: str) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise VerificationError(f"{what} is not UTF-8 at byte {error.start}") from None
-    for offset, char in enumerate(text):
-        if char < " " and char != "\n":
-            raise VerificationError(f"{what} holds a control character at character {offset}")
+    control = _CONTROL.search(text)
+    if control is not None:
+        raise VerificationError(f"{what} holds a control character at character {control.start()}")
     return text

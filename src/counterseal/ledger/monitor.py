@@ -217,15 +217,18 @@ class _Look:
         return found
 
     def _on_entries(self, start: int, logged: list[bytes], path: str) -> None:
+        last: entries.Entry | None = None
         for index, data in enumerate(logged, start):
             try:
                 entry = entries.parse(data)
             except VerificationError as error:
                 self.findings.note(error.at(f"{path}, entry {index}"))
                 continue
-            self.last_time_ms = int(entry.document["srv"]["receive_time_ms"])
+            last = entry
             if index >= self._known:
                 self.keys.see(index, entry)
+        if last is not None:
+            self.last_time_ms = int(last.document["srv"]["receive_time_ms"])
 
     def _keyring(self, kept: Kept | None) -> Keyring:
         if kept is None:

@@ -57,15 +57,18 @@ class Streams:
     def advance(self, stream: str, seq: int) -> int:
         """Record that `stream` is at `seq`; return the seq that was due, which is 1 for a new stream."""
         key = hash(stream) & _MASK or 1
-        at = self._slot(key)
-        if self._keys[at]:
+        keys = self._keys
+        at = key & (len(keys) - 1)
+        if keys[at] not in (0, key):
+            at = self._slot(key)
+        if keys[at]:
             due = self._values[at] + 1
         else:
             due = 1
-            self._keys[at] = key
+            keys[at] = key
             self._count += 1
         self._values[at] = seq
-        if 2 * self._count > len(self._keys):
+        if 2 * self._count > len(keys):
             self._grow()
         return due
 

@@ -367,36 +367,38 @@ class _Log:
                     continue
 
     def _on_entries(self, start: int, logged: list[bytes], path: str) -> None:
-        on_entry = self._run.on_entry
+        on_entry, streams, seen = self._run.on_entry, self._run.streams, self._run.ids.add
         for index, data in enumerate(logged, start):
             try:
                 entry = entries.parse(data)
             except VerificationError as error:
                 self.findings.note(error.at(f"{path}, entry {index}"))
                 continue
-            self._check_entry(index, entry, path)
+            kind = entry.type
+            if index == 0 or kind == entries.GENESIS:
+                self._check_genesis(index, entry, f"{path}, entry {index}")
+            if (entry.tenant, entry.environment) != (self._tenant, self._environment):
+                self._check_owner(entry, f"{path}, entry {index}")
+            seen(entry.event_id)
+            if entry.stream:
+                due = streams.advance(entry.stream, entry.seq)
+                if entry.seq != due and self._is_gapless:
+                    self.findings.add(
+                        f"{entry.stream} goes on with seq {entry.seq} where {due} is due", f"{path}, entry {index}"
+                    )
+            if kind.startswith("key."):
+                self._keys.see(index, entry)
+            if self._disclosures.due == index:
+                self.disclosed_count += self._disclosures.check(index, entry)
             if on_entry is not None:
                 on_entry(index, entry)
 
-    def _check_entry(self, index: int, entry: entries.Entry, path: str) -> None:
-        if index == 0 or entry.type == entries.GENESIS:
-            self._check_genesis(index, entry, f"{path}, entry {index}")
-        if self._tenant and (entry.tenant, entry.environment) != (self._tenant, self._environment):
+    def _check_owner(self, entry: entries.Entry, where: str) -> None:
+        if self._tenant:  # else the genesis entry is missing, which is named
             self.findings.add(
                 f"the entry is of {entry.tenant}/{entry.environment}, the log of {self._tenant}/{self._environment}",
-                f"{path}, entry {index}",
+                where,
             )
-        self._run.ids.add(entry.event_id)
-        if entry.stream:
-            due = self._run.streams.advance(entry.stream, entry.seq)
-            if entry.seq != due and self._is_gapless:
-                self.findings.add(
-                    f"{entry.stream} goes on with seq {entry.seq} where {due} is due", f"{path}, entry {index}"
-                )
-        if entry.type.startswith("key."):
-            self._keys.see(index, entry)
-        if self._disclosures.due == index:
-            self.disclosed_count += self._disclosures.check(index, entry)
 
     def _check_genesis(self, index: int, entry: entries.Entry, where: str) -> None:
         if index:

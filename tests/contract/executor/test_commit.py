@@ -186,7 +186,7 @@ async def test_a_decision_with_an_obligation_that_nobody_here_knows_is_refused(
 
 
 @requirement("commit:all-hold")
-async def test_a_decision_that_expires_while_the_gate_is_locked_is_refused(
+async def test_a_decision_that_expires_while_the_gate_is_locked_commits_nothing_and_may_be_tried_again(
     executor: Executor, surroundings: World
 ) -> None:
     answer = await executor.propose()
@@ -194,12 +194,16 @@ async def test_a_decision_that_expires_while_the_gate_is_locked_is_refused(
     lock = await _connect(surroundings)
     await lock.execute("BEGIN")
     await lock.execute("SELECT pg_advisory_xact_lock(hashtextextended('counterseal.barrier', 0))")
-    commit = asyncio.create_task(executor.commit(answer))
+    commit = asyncio.create_task(executor.commit(answer, key="k"))
     await asyncio.sleep(1.2)
     await lock.execute("ROLLBACK")
     await lock.close()
-    with pytest.raises(DecisionInvalid, match="expired"):
+    with pytest.raises(QueueFull, match="aged") as caught:
         await commit
+    assert caught.value.next_action == "RETRY", "slow is not wrong"
+    assert (await executor.get(answer.plan_id)).plan.state == "PROPOSED"
+    surroundings.policy.life_ms = 60_000
+    await executor.commit(answer, key="k")
 
 
 async def test_a_gate_that_waits_too_long_for_a_lock_says_so_and_writes_nothing(

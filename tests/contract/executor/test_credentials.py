@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from counterseal.embedded.postgres import Cluster
-from counterseal.errors import CredentialsUnavailable
+from counterseal.errors import CredentialsUnavailable, DecisionInvalid, QueueFull, ServiceError
 from counterseal.vault import Login
 from counterseal_executor.connectors.base import Target
 from support.documents import tool_document
@@ -142,6 +142,46 @@ async def test_the_grant_is_stored_before_it_is_redeemed_and_a_failed_redeem_sen
         while "not_sent" not in _outcomes(surroundings):
             await asyncio.sleep(0.05)
     assert stored[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("life_ms", "answer", "next_action"), [(900, QueueFull, "RETRY"), (60_000, DecisionInvalid, "NONE")]
+)
+async def test_a_preview_that_the_broker_calls_expired_is_an_invitation_to_propose_again(
+    executor: Executor, surroundings: World, life_ms: int, answer: type[ServiceError], next_action: str
+) -> None:
+    surroundings.policy.life_ms = life_ms
+    surroundings.broker.error, surroundings.broker.error_on = DecisionInvalid(), "issue"
+    with pytest.raises(ServiceError) as caught:
+        await executor.propose(pay(), key="k")
+    assert (type(caught.value), caught.value.next_action) == (answer, next_action)
+    surroundings.policy.life_ms, surroundings.broker.error = 60_000, None
+    assert (await executor.propose(pay(), key="k")).plan.state == "PROPOSED"
+
+
+@pytest.mark.parametrize(
+    ("life_ms", "reason"),
+    [
+        pytest.param(900, "CREDENTIALS_UNAVAILABLE", id="it had aged on the way"),
+        pytest.param(60_000, "POLICY_CHANGED", id="it lived: then it is wrong"),
+    ],
+)
+async def test_a_plan_whose_decision_aged_before_its_grant_comes_back_by_itself(
+    executor: Executor, surroundings: World, bank: ServiceDatabase, life_ms: int, reason: str
+) -> None:
+    answer = await executor.propose(pay(timeout_seconds=55))  # longer than the commit's decision: a fresh one is asked
+    surroundings.broker.error, surroundings.broker.error_on = CredentialsUnavailable(), "exchange"
+    await executor.commit(answer)
+    surroundings.policy.life_ms = life_ms
+    surroundings.broker.error, surroundings.broker.error_on = DecisionInvalid(), "issue"
+    plan = await executor.until(answer.plan_id, "HALTED", seconds=60)
+    assert plan.reason_code == reason
+    surroundings.policy.life_ms, surroundings.broker.error = 60_000, None
+    if reason == "CREDENTIALS_UNAVAILABLE":
+        await executor.until(answer.plan_id, "SUCCEEDED", seconds=60)
+        assert await _cents(bank) == 105
+    else:
+        assert await _cents(bank) == 100
 
 
 async def test_a_wrapper_that_another_path_made_is_not_used(

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
-from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -278,7 +277,7 @@ async def test_payloads_are_written_by_the_statement_that_writes_their_entries(f
     async with replica(database) as parts:
         await append_one(parts, changed())
         items = [await parts.ledger._prepare(changed(stream=f"plan:{n}"), "executor") for n in range(3)]
-        key = uuid4()
+        key = (await parts.keys.live(await parts.log(), "")).dek_id
         sealed = tuple(SealedPayload(n, date(2027, 1, 31), key, b"c%d" % n, held=False) for n in range(2))
         items[1] = replace(items[1], payload=sealed)
         items[2] = replace(items[2], payload=(SealedPayload(0, None, key, b"forever", held=True),))

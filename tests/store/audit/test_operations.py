@@ -311,6 +311,14 @@ async def test_a_new_key_signs_only_behind_a_checkpoint_by_the_old_one_that_cove
         await grow(parts, 4, 1)
         assert await parts.publisher.publish_once() == 1
         assert await signers(parts, log.key, covering + 2) == [rotated.key.key_id]
+        archived = entries.parse((await parts.reader.page(log.log_id, covering + 2, 1))[0].entry)
+        assert (archived.type, archived.data["public_key"]) == ("key.archived", log.key.public.hex())
+        assert await parts.publisher.publish_once() == 1
+        assert await parts.publisher.publish_once() == 0, "archived once"
+        parts.publisher._archived.clear()  # another process would try again
+        await grow(parts, 5, 1)
+        assert await parts.publisher.publish_once() == 1
+        assert (await parts.ledger.head(log)).frontier.size == covering + 4
         rows = await parts.reader.page(log.log_id, 0, 100)
         last = await parts.checkpoints.latest(log.log_id)
         assert last is not None

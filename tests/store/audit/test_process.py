@@ -2,122 +2,57 @@
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-import asyncpg
 import grpc
 import pytest
 
 from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
-from counterseal.embedded.layout import Running, Wanted
-from counterseal.embedded.stack import Stack
-from counterseal.errors import LedgerUnavailable
+from counterseal.embedded.layout import Running
+from counterseal.embedded.ports import free_port
 from counterseal.ledger import entry as entries
 from counterseal.ledger.checkpoint import open_checkpoint
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import leaf_hash, root_of
-from counterseal.rpc.ledger_client import Appended, LedgerClient
-from counterseal.rpc.tls import Identity, open_channel, server_name
-from counterseal.vault import Vault
-from counterseal.vault.names import Environment
+from counterseal.rpc.ledger_client import LedgerClient
 from counterseal_audit.main import main
-from support.entries import changed, received
-from support.postgres import open_directory
+from support.audit_process import (
+    Process,
+    all_entries,
+    append_until_taken,
+    channel_to,
+    producer_identity,
+    stack,
+)
+from support.entries import received
 from support.requirements import requirement
 
-WANTED = Wanted(environment="prod", tenants=("acme",), durable=False)
-KILLS = 5
-CLIENTS = 8
-
-
-@asynccontextmanager
-async def stack() -> AsyncIterator[Running]:
-    with open_directory("counterseal-audit-") as home:
-        prepared = Stack(home / "dev", WANTED)
-        try:
-            yield await prepared.start()
-        finally:
-            await prepared.stop()
-
-
-class Process:
-    """`counterseal-audit` as its own process."""
-
-    def __init__(self, running: Running) -> None:
-        self._command = [sys.executable, "-m", "counterseal_audit", "--config", str(running.configs["audit"])]
-        self._log = (running.logs / "audit-test.log").open("ab")
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._child = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
-
-    def kill(self) -> None:
-        assert self._child is not None
-        self._child.kill()
-        self._child.wait()
-
-    def stop(self) -> int:
-        assert self._child is not None
-        self._child.send_signal(signal.SIGTERM)
-        return self._child.wait(30)
-
-    def close(self) -> None:
-        """Leave nothing behind, however the test ended."""
-        if self._child is not None and self._child.poll() is None:
-            self.kill()
-        self._log.close()
-
-
-async def producer_identity(running: Running) -> Identity:
-    """What the executor does at its start: log in, and have a certificate issued."""
-    secrets = running.data_dir / "secrets" / "executor"
-    role, secret = ((secrets / name).read_text().strip() for name in ("role-id", "secret-id"))
-    vault = await Vault.login_approle(running.openbao.address, role, secret, ca_file=running.openbao.ca_file)
-    names = Environment("prod")
-    uri = f"spiffe://{running.trust_domain}/prod/svc/executor"
-    issued = await vault.issue_certificate(names.pki, "svc-executor", server_name("executor", "prod"), uri, "1h")
-    roots = await vault.ca_bundle(names.pki)
-    vault.close()
-    return Identity(issued.cert_pem.encode(), issued.key_pem.encode(), roots.encode(), issued.expire_time_ms)
-
-
-async def append_until_taken(client: LedgerClient, stream: str, count: int) -> list[Appended]:
-    """Append one after the other as an outbox does: the same entry again until it is acknowledged."""
-    taken = []
-    for seq in range(1, count + 1):
-        request = changed(stream=stream, seq=seq)
-        while True:
-            try:
-                taken.append(await client.append_one(request))
-                break
-            except LedgerUnavailable:
-                await asyncio.sleep(0.05)
-    return taken
+KILLS = 6
+CLIENTS = 9
+REPLICAS = 3
 
 
 @requirement("ledger:acknowledged-kept")
-@pytest.mark.timeout(180)
-async def test_no_acknowledged_entry_is_lost_or_repeated_over_sigkills() -> None:
+@pytest.mark.timeout(300)
+async def test_no_acknowledged_entry_is_lost_or_repeated_over_sigkills_of_three_replicas() -> None:
     async with stack() as running, AsyncExitStack() as ending:
-        process = Process(running)
-        ending.callback(process.close)
-        process.start()
+        listens = [f"127.0.0.1:{free_port()}" for _ in range(REPLICAS)]
+        replicas = [Process(running, {"COUNTERSEAL_SERVER__LISTEN": listen}) for listen in listens]
+        for process in replicas:
+            ending.callback(process.close)
+            process.start()
         identity = await producer_identity(running)
-        channels = [
-            open_channel(running.addresses["audit"], identity, server_name("audit", "prod")) for _ in range(CLIENTS)
-        ]
+        channels = [channel_to(replicas[n % REPLICAS].address, identity) for n in range(CLIENTS)]
         clients = [LedgerClient(channel, timeout_seconds=5) for channel in channels]
-        first = await append_until_taken(clients[0], "plan:first", 1)  # the process is up
-        work = [asyncio.create_task(append_until_taken(c, f"plan:{n}", 150)) for n, c in enumerate(clients)]
+        first = [r for n, c in enumerate(clients) for r in await append_until_taken(c, f"plan:first-{n}", 1)]
+        work = [asyncio.create_task(append_until_taken(c, f"plan:{n}", 100)) for n, c in enumerate(clients)]
         for round_ in range(KILLS):
             await asyncio.sleep(0.3 + 0.11 * round_)
-            process.kill()
-            process.start()
+            replicas[round_ % REPLICAS].kill()
+            replicas[round_ % REPLICAS].start()
         acknowledged = first + [receipt for group in await asyncio.gather(*work) for receipt in group]
         sealed = await clients[0].append_one(received())
         acknowledged.append(sealed)
@@ -125,9 +60,9 @@ async def test_no_acknowledged_entry_is_lost_or_repeated_over_sigkills() -> None
         for client, channel in zip(clients, channels, strict=True):
             await client.close()
             await channel.close(None)
-        assert process.stop() == 0
+        assert [process.stop() for process in replicas] == [0] * REPLICAS
         logged = await all_entries(running)
-    assert len(acknowledged) == CLIENTS * 150 + 2
+    assert len(acknowledged) == CLIENTS * 101 + 1
     assert sorted(receipt.index for receipt in acknowledged) == list(range(1, len(acknowledged) + 1))
     assert all(logged[receipt.index] == receipt.entry for receipt in acknowledged)
     streams: dict[str, list[int]] = {}
@@ -156,14 +91,6 @@ async def check_checkpoint(running: Running, channel: object, size: int) -> None
             await asyncio.sleep(0.05)
     checkpoint = open_checkpoint(found.checkpoint, [VerifierKey.parse(found.vkey)])
     assert checkpoint.root == root_of(leaf_hash(data) for data in await all_entries(running))
-
-
-async def all_entries(running: Running) -> list[bytes]:
-    connection = await asyncpg.connect(running.control.dsn("counterseal_audit"))
-    try:
-        return [row[0] for row in await connection.fetch("SELECT entry FROM ledger_entry ORDER BY idx")]
-    finally:
-        await connection.close()
 
 
 def test_the_process_refuses_a_database_that_may_lose_commits(tmp_path: Path) -> None:

@@ -22,6 +22,12 @@ def test_too_many_at_once_is_congestion_and_not_an_outage(error: ServiceError) -
     assert (halt.reason, halt.congested) == ("CREDENTIALS_UNAVAILABLE", True)
 
 
+def test_a_decision_that_aged_on_the_way_is_congestion_and_not_a_change_of_policy() -> None:
+    halt = _halt_of(DecisionInvalid(), aged=True)
+    assert (halt.reason, halt.congested) == ("CREDENTIALS_UNAVAILABLE", True)
+    assert _halt_of(Contained(), aged=True).reason == "CONTAINED"
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -1,17 +1,21 @@
 """The runner's own judgement: what counts as equal, whose rows are whose, and that a report is always left."""
 
-import io
+import fcntl
 import json
+import subprocess
+import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from examples.retail.governed import CallResult
-from examples.retail.report import Ledger, TaskResult, document, passed
-from examples.retail.run import main
+from examples.retail.report import Ledger, TaskResult, document, passed, write
+from examples.retail.run import MARKER, main, prepared
 from examples.retail.waves import attribute, footprint, waves
 from examples.retail.workload import Action, Task
 
+from support.requirements import requirement
 from support.retail import ROOT, small_shop
 
 NOTHING: dict[str, dict[str, Any]] = {"orders": {}, "users": {}}
@@ -104,31 +108,121 @@ def test_a_row_that_nobody_named_is_charged_to_every_task() -> None:
 def test_a_report_is_written_even_when_the_data_is_not_there(tmp_path: Path, flags: list[str]) -> None:
     out = tmp_path / "out.json"
     assert main(["--data", str(tmp_path / "none"), "--out", str(out), "--stack", str(tmp_path / "s"), *flags]) == 3
-    report = json.load(io.StringIO(out.read_text()))
+    report = json.loads(out.read_text())
     assert report["tasks"] == []
     assert "does not exist" in report["totals"]["error"]
 
 
+TASK = '{"id": "t", "user_id": "u", "actions": [%s], "expected_changed_rows": {"orders": {}, "users": {}}}'
+ACTION = '{"tool": "think", "args": {}, "write": false, "refused": null}'
+
+
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "message"),
     [
-        ("users.json", "[]"),
-        ("orders.json", "{"),
-        ("tools.json", "[1]"),
-        ("tasks-a.json", '[{"id": "t"}]'),
-        ("tasks-a.json", '[{"id": "t", "user_id": "u", "actions": [{"tool": "think", "args": [1], "write": false}]}]'),
-        ("tasks-a.json", "[]"),
+        ("users.json", "[]", "must be objects, keyed by id"),
+        ("users.json", '{"u": {"name": {}}}', "users.json: u: not such a row"),
+        ("orders.json", "{", "orders.json is not JSON"),
+        ("orders.json", '{"#1": {"items": [{"price": NaN}]}}', "orders.json: #1: not such a row"),
+        ("orders.json", '{"#1": {"amount": 1e9999999999999999999}}', "orders.json is not JSON"),
+        ("products.json", '{"p": {"product_id": "p"}}', "products.json: p: not such a row (no 'variants')"),
+        ("tools.json", "[1]", "must be a list of tools"),
+        ("tools.json", '[{"name": "make_coffee"}]', "names tools that are not here: retail.make_coffee"),
+        ("tasks-a.json", "", "tasks-a.json is not JSON"),
+        ("tasks-a.json", "[" * 100_000, "tasks-a.json is not JSON"),
+        ("tasks-a.json", "\udcff", "tasks-a.json is not JSON"),
+        ("tasks-a.json", "[]", "there are no tasks"),
+        ("tasks-a.json", "{}", "must be a list of tasks"),
+        ("tasks-a.json", f"[{TASK % ACTION}, 1]", "tasks-a.json: task 1: must be an object"),
+        ("tasks-a.json", '[{"id": "t"}]', "task 0: lacks user_id"),
+        ("tasks-a.json", '[{"id": 7, "user_id": "u"}]', "task 0: id must not be int"),
+        ("tasks-a.json", f"[{TASK % ACTION.replace('null', 'false')}]", "(t): action 0: refused must not be bool"),
+        ("tasks-a.json", f"[{TASK % ACTION.replace('write', 'wrote')}]", "(t): action 0: lacks write"),
+        ("tasks-a.json", f"[{(TASK % ACTION).replace('users', 'people')}]", "expected_changed_rows: lacks users"),
     ],
 )
-def test_data_of_another_form_is_named_in_the_report(tmp_path: Path, name: str, text: str) -> None:
-    for file in ("users.json", "orders.json", "products.json"):
-        (tmp_path / file).write_text("{}")
-    for file in ("tools.json", "tasks-a.json"):
-        (tmp_path / file).write_text("[]")
-    (tmp_path / name).write_text(text)
+def test_data_of_another_form_is_named_in_the_report(tmp_path: Path, name: str, text: str, message: str) -> None:
+    empty_data(tmp_path)
+    (tmp_path / "tasks-a.json").write_text("[]")
+    (tmp_path / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     out = tmp_path / "out.json"
     assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(tmp_path / "s")]) == 3
-    assert json.load(io.StringIO(out.read_text()))["totals"]["error"]
+    report = json.loads(out.read_text())
+    assert report["tasks"] == []
+    assert message in report["totals"]["error"]
+
+
+def empty_data(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for file in ("users.json", "orders.json", "products.json"):
+        (folder / file).write_text("{}")
+    (folder / "tools.json").write_text("[]")
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_where_no_report_can_be_written_it_is_said_before_anything_runs(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty_data(tmp_path)
+    (tmp_path / "file").touch()
+    out = tmp_path if what == "folder" else tmp_path / "file" / "out.json"
+    assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(tmp_path / "s")]) == 3
+    assert f"the report cannot be written to {out}" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+@requirement("run:tau-any-input")
+def test_make_tau_takes_any_path_and_leaves_the_report_there(tmp_path: Path) -> None:
+    data = tmp_path / 'it\'s a "folder"'
+    empty_data(data)
+    (data / "one two.json").write_text("[]")
+    (data / "three.json").write_text("[7]")
+    out = tmp_path / "not there" / "yet" / "out.json"
+    words = [f"DATA={data}", f"TASKS={data / 'one two.json'},three.json", f"OUT={out}"]
+    command = ["make", "-o", ".venv/.stamp", f"BIN={Path(sys.executable).parent}", "tau", *words]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "three.json: task 0: must be an object" in run.stderr
+    assert json.loads(out.read_text())["totals"]["error"] == f"{data / 'three.json'}: task 0: must be an object"
+
+
+def test_a_row_of_any_text_and_amount_is_compared_and_reported(tmp_path: Path) -> None:
+    odd = Task("\ud800é", "u", (), {"orders": {"#1": {"x": float("nan"), "y": Decimal("Infinity")}}, "users": {}})
+    result = TaskResult(odd, {"orders": {"#1": {"x": "\udfff"}}, "users": {}}, [])
+    assert not result.equal
+    write(tmp_path / "out.json", document([result], 1, None, 1, None))
+    assert json.loads((tmp_path / "out.json").read_text())["tasks"][0]["id"] == "\ud800é"
+
+
+def test_the_stack_of_a_run_that_lives_is_never_removed(tmp_path: Path) -> None:
+    empty_data(tmp_path)
+    (tmp_path / "tasks-a.json").write_text(f"[{TASK % ACTION}]")
+    stack = tmp_path / "s"
+    stack.mkdir()
+    (stack / MARKER).touch()
+    out = tmp_path / "out.json"
+    with (stack / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(stack)]) == 3
+    assert "another run uses" in out.read_text()
+    assert (stack / "lock").exists()
+
+
+@pytest.mark.parametrize("name", ["out.json", "out", "out.ledger"])
+def test_an_export_of_somebody_elses_is_never_removed_nor_the_report_its_folder(tmp_path: Path, name: str) -> None:
+    empty_data(tmp_path)
+    (tmp_path / "tasks-a.json").write_text(f"[{TASK % ACTION}]")
+    out, export = tmp_path / name, tmp_path / ("out.ledger.ledger" if name == "out.ledger" else "out.ledger")
+    assert prepared(tmp_path, "", out, tmp_path / "s").export == export
+    export.mkdir()
+    (export / "vkey").touch()
+    prepared(tmp_path, "", out, tmp_path / "s")
+    assert not export.exists()
+    export.mkdir()
+    (export / "precious").touch()
+    assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(tmp_path / "s")]) == 3
+    assert (export / "precious").exists()
+    assert "no export of an earlier run" in out.read_text()
 
 
 def test_absent_data_is_skipped_where_nobody_named_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,16 +232,9 @@ def test_absent_data_is_skipped_where_nobody_named_it(tmp_path: Path, capsys: py
 
 def test_a_folder_of_somebody_elses_is_never_removed(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
-    for name in ("users", "orders", "products"):
-        (tmp_path / f"{name}.json").write_text("{}")
-    (tmp_path / "tools.json").write_text("[]")
-    tasks = [{"id": "t", "user_id": "u", "actions": [], "expected_changed_rows": {"orders": {}, "users": {}}}]
-    (tmp_path / "tasks-a.json").write_text(json.dumps(tasks))
+    empty_data(tmp_path)
+    (tmp_path / "tasks-a.json").write_text(f"[{TASK % ''}]")
     out = tmp_path / "out.json"
     assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(tmp_path)]) == 3
     assert (tmp_path / "precious").exists()
     assert "holds something else" in out.read_text()
-
-
-def test_make_tau_is_what_the_runner_says_it_is() -> None:
-    assert "examples.retail.run" in (ROOT / "Makefile").read_text()

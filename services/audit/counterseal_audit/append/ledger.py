@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.clock import Clock
 from counterseal.errors import AnchorMissing, InputInvalid, LedgerUnavailable, SealUnavailable, ServiceError
-from counterseal_audit.append.engine import Prepared, check, make, pseudonymiser
+from counterseal.ledger.fields import Rename
+from counterseal_audit.append.engine import Prepared, SealedPayload, check, make, pseudonymiser
 from counterseal_audit.append.mac import Head, HeadMac
 from counterseal_audit.append.predecessors import Predecessors
 from counterseal_audit.append.store import AppendStore
@@ -71,16 +72,19 @@ class Ledger:
         answers: list[asyncio.Future[Receipt] | ServiceError | None] = [None] * len(requests)
         groups: dict[str, list[tuple[int, Prepared]]] = {}
         writers: dict[str, LogWriter] = {}
+        people: dict[str, Rename] = {}
         for position, request in enumerate(requests):
+            tenant = request.tenant
             try:
-                item = await self._prepare(request, producer)
-                writers[request.tenant] = (await self.open(request.tenant))[1]
+                if tenant not in people:
+                    people[tenant] = await self._people(tenant)
+                item, writers[tenant] = await self._prepared(request, producer, people[tenant])
             except (LedgerUnavailable, SealUnavailable):
                 raise
             except ServiceError as error:
                 answers[position] = error
             else:
-                groups.setdefault(request.tenant, []).append((position, item))
+                groups.setdefault(tenant, []).append((position, item))
         for tenant, group in groups.items():
             writers[tenant].check_room(len(group), sum(item.weight for _, item in group))
         for tenant, group in groups.items():
@@ -110,15 +114,20 @@ class Ledger:
         mac = (await self.mac_of(log)).of(head.frontier, is_open=head.open)
         return await self._store.seal_head(log.log_id, head, mac)
 
+    def at_hand(self, tenant: str) -> tuple[Log, LogWriter] | None:
+        """Return what `open` would return without waiting for anything, None when it would have to wait."""
+        known = self._known.get(tenant)
+        return None if known is None or known[1].closed else known
+
     async def open(self, tenant: str) -> tuple[Log, LogWriter]:
         """Return the tenant's log and its writer, creating the log with its genesis entry if there is none.
 
         The first time, the log's anchor is read: a database that is older than it takes no entry.
         Raises LedgerUnavailable, SealUnavailable, AnchorMissing; LogForked for a log that was wiped.
         """
-        known = self._known.get(tenant)
-        if known is not None and not known[1].closed:
-            return known
+        at_hand = self.at_hand(tenant)
+        if at_hand is not None:
+            return at_hand
         async with self._opening.setdefault(tenant, asyncio.Lock()):
             known = self._known.get(tenant)
             if known is None or known[1].closed:  # closed: another replica may have opened the next shard
@@ -199,15 +208,26 @@ class Ledger:
             await writer.settled()
 
     async def _prepare(self, request: ledger_pb2.NewEntry, producer: str) -> Prepared:
-        """Check, then seal: a tenant's log is made for an entry that it will take."""
+        return (await self._prepared(request, producer, await self._people(request.tenant)))[0]
+
+    async def _people(self, tenant: str) -> Rename:
+        """Return what replaces a tenant's people by pseudonyms."""
         try:
-            key = await self._pseudonyms.get(request.tenant)
+            return pseudonymiser(await self._pseudonyms.get(tenant))
         except CONNECTION_LOST as error:
             raise LedgerUnavailable("the ledger's database does not answer") from error
         except ValueError as error:  # a tenant that cannot be a name
-            raise InputInvalid("the tenant is not a name", tenant=request.tenant[:64]) from error
-        content = check(request, producer=producer, environment=self.environment, person=pseudonymiser(key))
-        log, _ = await self.open(request.tenant)
+            raise InputInvalid("the tenant is not a name", tenant=tenant[:64]) from error
+
+    async def _prepared(
+        self, request: ledger_pb2.NewEntry, producer: str, person: Rename
+    ) -> tuple[Prepared, LogWriter]:
+        """Check, then seal: a tenant's log is made for an entry that it will take."""
+        content = check(request, producer=producer, environment=self.environment, person=person)
+        log, writer = self.at_hand(request.tenant) or await self.open(request.tenant)
         now = self._clock()
-        payload = await self._sealing.seal(log, content, request.disclosures, request.retention, now)
-        return make(content, producer=producer, receive_time_ms=now, retention=request.retention, payload=payload)
+        payload: tuple[SealedPayload, ...] = ()
+        if request.disclosures or request.retention:
+            payload = await self._sealing.seal(log, content, request.disclosures, request.retention, now)
+        item = make(content, producer=producer, receive_time_ms=now, retention=request.retention, payload=payload)
+        return item, writer

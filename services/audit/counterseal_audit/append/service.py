@@ -119,8 +119,9 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
         seconds: how long entries that are durable may wait for what `mode` asks beyond that.
         """
-        futures = [answer for answer in answers if not isinstance(answer, ServiceError)]
-        await asyncio.shield(asyncio.gather(*futures, return_exceptions=True))
+        waiting = [answer for answer in answers if not isinstance(answer, ServiceError) and not answer.done()]
+        if waiting:
+            await asyncio.wait(waiting)  # a caller that goes away cancels none of them
         taken: dict[int, tuple[int, Receipt]] = {}
         results: list[ledger_pb2.AppendResult | None] = [None] * len(requests)
         for position, (request, answer) in enumerate(zip(requests, answers, strict=True)):
@@ -164,7 +165,10 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     async def _log_of(self, request: ledger_pb2.NewEntry, receipt: Receipt) -> int:
         """Return the log that holds an entry: the tenant's, or the closed one before it."""
-        return receipt.log_id or (await self._ledger.open(request.tenant))[0].log_id
+        return (
+            receipt.log_id
+            or (self._ledger.at_hand(request.tenant) or await self._ledger.open(request.tenant))[0].log_id
+        )
 
 
 def _check_token(request: ledger_pb2.NewEntry, caller: Caller) -> None:

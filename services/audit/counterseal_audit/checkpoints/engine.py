@@ -56,6 +56,12 @@ class Keyring:
             return self.keys[-2:]
         return self.keys[-1:]
 
+    def retired(self, now_ms: int, overlap_ms: int) -> tuple[VerifierKey, int] | None:
+        """Return the key that stopped signing when the last overlap ended, and when that was; None before the end."""
+        if len(self.keys) < 2 or now_ms < self.accept_times_ms[-1] + overlap_ms:
+            return None
+        return self.keys[-2], self.accept_times_ms[-1] + overlap_ms
+
 
 def start_of(published: Published | None, keys: Sequence[VerifierKey]) -> Frontier:
     """Return the frontier to go on from, after checking our own last note and what is stored beside it.

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from counterseal.canonical import media_type, pae
 from counterseal.clock import Clock
-from counterseal.errors import AnchorMissing, LogForked, LogFrozen, ServiceError
-from counterseal.ids import IdSource
+from counterseal.errors import AnchorMissing, IdempotencyKeyReused, LogForked, LogFrozen, ServiceError
+from counterseal.ids import IdSource, derived_id
+from counterseal.ledger import entry as entries
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier
@@ -45,6 +47,7 @@ class _Candidate:
     keys: tuple[VerifierKey, ...]
     rotations: tuple[Rotation, ...]
     anchor: Anchor
+    retired: tuple[VerifierKey, int] | None = None
 
     @property
     def text(self) -> str:
@@ -76,6 +79,7 @@ class Publisher:
     witnesses: Witnesses | None = None
     on_published: Sequence[OnPublished] = ()
     _reported: set[int] = field(default_factory=set)
+    _archived: set[VerifierKey] = field(default_factory=set)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Publish every interval until `stopping`, and once more after it."""
@@ -212,8 +216,9 @@ class Publisher:
         engine.check_head(frontier, size, head.root)
         if last is not None and frontier.size == last.size:
             return None
-        keys = ring.signing(self.clock(), self.overlap_ms)
-        return _Candidate(one, frontier, keys, tuple(rotations), Anchor(size, head.root, anchor.adopted))
+        now = self.clock()
+        keys, retired = ring.signing(now, self.overlap_ms), ring.retired(now, self.overlap_ms)
+        return _Candidate(one, frontier, keys, tuple(rotations), Anchor(size, head.root, anchor.adopted), retired)
 
     async def _sign(self, ready: Sequence[_Candidate]) -> list[tuple[_Candidate, bytes]]:
         """Return the candidates with their notes; one call per version of the key, and without those that failed."""
@@ -258,7 +263,28 @@ class Publisher:
                 await tell(one.log, published)
             except Exception:
                 log.exception("a follower of checkpoints failed")
+        if one.retired is not None:
+            await self._archive(one.log, *one.retired)
         return 1
+
+    async def _archive(self, one: Log, key: VerifierKey, time_ms: int) -> None:
+        """Write that a key of the log signs no more, once: the same entry again is the same event."""
+        if key in self._archived or (await self.ledger.open(one.tenant))[0].log_id != one.log_id:
+            return
+        data = {"kind": "log", "name": one.origin, "version": key.key_id.hex(), "public_key": key.public.hex()}
+        data["state"] = "archived"
+        archived = new_entry(
+            "key.archived",
+            data,
+            event_id=derived_id(pae(media_type("event-id"), entries.encode({"type": "key.archived", **data}))),
+            event_time_ms=time_ms,
+            tenant=one.tenant,
+            environment=one.environment,
+        )
+        # Reused: the overlap was configured otherwise when it was written.
+        with contextlib.suppress(LogForked, LogFrozen, AnchorMissing, IdempotencyKeyReused):
+            await self.ledger.record(archived)
+        self._archived.add(key)
 
     async def _latest(self, one: Log) -> StoredCheckpoint | None:
         last = await self.store.latest(one.log_id)

@@ -144,7 +144,8 @@ def parse_anchors(document: Mapping[str, Any]) -> dict[str, Anchor]:
             anchor = Anchor(int(item["size"]), bytes.fromhex(item["root"]), int(item.get("adopted", 0)))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise AnchorMissing("an anchor is not one of ours", origin=origin[:128]) from None
-        if anchor.document() != item or anchor.size < 1 or len(anchor.root) != _HASH_BYTES:
+        numbers = {type(item["size"]), type(item.get("adopted", 0))}
+        if anchor.document() != item or numbers != {int} or anchor.size < 1 or len(anchor.root) != _HASH_BYTES:
             raise AnchorMissing("an anchor is not one of ours", origin=origin[:128])
         anchors[origin] = anchor
     return anchors

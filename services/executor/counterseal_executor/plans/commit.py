@@ -31,7 +31,7 @@ from counterseal.identity import Caller
 from counterseal_executor import database as db
 from counterseal_executor.containment import store as containment
 from counterseal_executor.containment.barrier import Barrier
-from counterseal_executor.decisions import Decision, Key, check_plan, open_decision
+from counterseal_executor.decisions import Decision, Key, check_plan, open_decision, too_slow, while_it_lives
 from counterseal_executor.events import Event
 from counterseal_executor.peers import COMMIT, Answer, Ledger, Policy
 from counterseal_executor.plans import store
@@ -157,9 +157,10 @@ class Gate:
         roots = [step for step in plan.steps if step.pre and not step.needs]
         if not roots:
             return
-        subject = Subject(plan.tenant, plan_context(plan))
+        subject, token = Subject(plan.tenant, plan_context(plan)), caller.token or ""
         try:
-            await self._reader.check_again(plan.plan_id, roots, tools, subject, plan.body, decision, caller.token or "")
+            with while_it_lives(decision, self._maker.clock, "commit again under the same key"):
+                await self._reader.check_again(plan.plan_id, roots, tools, subject, plan.body, decision, token)
         finally:
             self._reader.give_back(plan.plan_id)
 
@@ -232,7 +233,7 @@ def _check_time(row: PlanRow, decision: Decision, now_ms: int, started_ms: int) 
     if now_ms >= row.expire_ms:
         raise PlanExpired("the plan has expired", expire_time_ms=row.expire_ms)
     if now_ms >= decision.statement.expire_time_ms or now_ms - started_ms > PART_A_MS:
-        raise DecisionInvalid("the decision expired while waiting; commit again")
+        raise too_slow("the decision aged while the gate waited; commit again under the same key")
 
 
 async def _now_after_the_waits(conn: AsyncConnection) -> int:

@@ -18,7 +18,7 @@ from counterseal.errors import DecisionInvalid, IdempotencyKeyReused, InputInval
 from counterseal.identity import Caller
 from counterseal_executor import database as db
 from counterseal_executor.config import ExecutorConfig
-from counterseal_executor.decisions import Key, check_draft, open_decision
+from counterseal_executor.decisions import Key, check_draft, open_decision, while_it_lives
 from counterseal_executor.events import Event, Header, build_entry
 from counterseal_executor.peers import PREVIEW, Answer, Policy
 from counterseal_executor.plans import store
@@ -130,9 +130,10 @@ class Proposer:
         decision = await open_decision(answer.signed, self._key, self._maker.environment, self._maker.clock)
         check_draft(decision, draft.digest, caller.tenant)
         subject = Subject(caller.tenant, self._context(caller))
-        values = await self._reader.observe(
-            proposal.plan_id, steps, proposal.tools, subject, draft.body, decision, caller.token or ""
-        )
+        with while_it_lives(decision, self._maker.clock, "propose again under the same key"):
+            values = await self._reader.observe(
+                proposal.plan_id, steps, proposal.tools, subject, draft.body, decision, caller.token or ""
+            )
         return None, values, decision.statement.snapshot_id
 
     def _build(

@@ -90,9 +90,10 @@ async def perform(job: Job, step: Step, *, undo: bool) -> None:
     try:
         credential = await _borrow(job, started)
     except ServiceError as error:
+        halt = _halt_of(error, aged=started.decision.has_aged(job.means.maker.clock()))
         revoked = await revoke(job, started.attempt, "DONE")
         await _not_sent(job, started, error.reason, revoked=revoked)
-        raise _halt_of(error) from None
+        raise halt from None
     if not job.lease.valid:
         raise Fenced
     answer = await _execute(job, started, credential)
@@ -378,13 +379,14 @@ async def _insert(unit: Unit, attempt: AttemptRow) -> None:
     )
 
 
-def _halt_of(error: ServiceError) -> Halt:
-    """Return why a plan pauses when no credential was to be had."""
+def _halt_of(error: ServiceError, *, aged: bool = False) -> Halt:
+    """Return why a plan pauses when no credential was to be had. aged: the decision had no life left by then."""
     if error.reason == "CONTAINED":
         return Halt("CONTAINED", "trip")
     if error.reason == "LEDGER_UNAVAILABLE":
         return Halt("LEDGER_UNAVAILABLE")
-    if error.code == "RESOURCE_EXHAUSTED":
+    if error.code == "RESOURCE_EXHAUSTED" or (error.reason == "DECISION_INVALID" and aged):
+        # Slow is not wrong: the next try asks policy for a decision of its own.
         return Halt("CREDENTIALS_UNAVAILABLE", congested=True)
     if error.code == "UNAVAILABLE" or error.reason in ("PRIOR_GRANT_LIVE", "INTENT_MISSING"):
         return Halt("CREDENTIALS_UNAVAILABLE")

@@ -13,7 +13,7 @@ from counterseal.ids import IdSource
 from counterseal.rpc.outbox import Outbox
 from counterseal_policy.approvals import store
 from counterseal_policy.database import EVERY_TENANT, transaction
-from counterseal_policy.decisions.decider import expired_entry
+from counterseal_policy.decisions.asking import expired_entry
 
 INTERVAL_SECONDS = 5.0
 

@@ -10,118 +10,36 @@ No RPC is made inside the transaction. A crash after 2 or 3 leaves a recorded de
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.canonical import digest, parse_canonical
 from counterseal.clock import Clock
 from counterseal.documents import plan as plans
-from counterseal.documents.decision import (
-    MAX_LIFE_MS,
-    Context,
-    Obligation,
-    ScopeEpoch,
-    Statement,
-    StepDecision,
-    build_statement,
-    nested_act,
-    signing_input,
-)
+from counterseal.documents.decision import MAX_LIFE_MS, signing_input
 from counterseal.errors import InputInvalid, PlanDigestMismatch, SnapshotMismatch
 from counterseal.identity import Caller
 from counterseal.ids import IdSource
-from counterseal.rpc.ledger_wire import caller_texts, new_entry
 from counterseal.rpc.outbox import Outbox
 from counterseal.vault import Signer
-from counterseal_policy.approvals import engine as approvals
 from counterseal_policy.approvals import store as tasks
 from counterseal_policy.config import PolicyConfig
 from counterseal_policy.containment import store as containment
 from counterseal_policy.containment.adoption import Adoption
-from counterseal_policy.containment.engine import plan_scopes, rose
+from counterseal_policy.containment.engine import plan_scopes
 from counterseal_policy.database import lock_barrier, transaction
 from counterseal_policy.decisions import intake, record
 from counterseal_policy.decisions import store as decisions
+from counterseal_policy.decisions.asking import Asking
 from counterseal_policy.decisions.assembler import Request, StepInput
-from counterseal_policy.decisions.card import build_card
+from counterseal_policy.decisions.case import Answer, Approval, Case, PlanQuestion, Signed, statement_of
 from counterseal_policy.decisions.engine import Question, evaluate_stepwise
-from counterseal_policy.decisions.gates import governance
 from counterseal_policy.decisions.outcome import ALLOW, DENY, REQUIRE_APPROVAL, Evaluation, denied
 from counterseal_policy.snapshots.active import ActivePolicies, ActivePolicy
 
 PREVIEW, COMMIT, COMPENSATE = "PREVIEW", "COMMIT", "COMPENSATE"
-AUDIENCE = ("executor", "credentials")
 _NOT_COMMITTED = denied("APPROVAL_OUT_OF_SCOPE", "the plan was never allowed to commit")
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A statement with its signature and key id."""
-
-    statement: bytes
-    signature: bytes
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A decision as it is told: `signed` is present where it can be used."""
-
-    decision_id: str
-    purpose: str
-    evaluation: Evaluation
-    snapshot_id: str
-    task_id: str | None
-    card_digest: str | None
-    expire_time_ms: int
-    signed: Signed | None
-
-
-@dataclass(frozen=True, slots=True)
-class PlanQuestion:
-    """What `AuthorizePlan` is asked with; bodies are canonical bytes."""
-
-    body: bytes
-    digest: str
-    purpose: str
-    descriptors: Sequence[bytes]
-    previews: Sequence[bytes] = ()
-    rationale: bytes = b""
-    supported_obligations: frozenset[str] = frozenset()
-    snapshot_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One decision in the making."""
-
-    caller: Caller
-    decision_id: str
-    event_id: str
-    purpose: str
-    digest: str
-    tools: tuple[str, ...]
-    evaluation: Evaluation
-    active: ActivePolicy | None
-    taint: bool
-    plan: plans.Plan | None = None
-    descriptors: intake.Descriptors | None = None
-    request: Request | None = None
-    rationale: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Approval:
-    """What the approval task adds to a decision."""
-
-    evaluation: Evaluation
-    task_id: str | None = None
-    card: bytes | None = None
-    card_digest: str | None = None
-    votes: tuple[str, ...] = ()
-    until_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -138,6 +56,11 @@ class Decider:
     clock: Clock
     new_id: IdSource
     randomness: Callable[[int], bytes]
+
+    @property
+    def asking(self) -> Asking:
+        """What asks people, made of the same parts."""
+        return Asking(self.outbox, self.config, self.environment, self.clock, self.new_id, self.randomness)
 
     async def decide_draft(
         self,
@@ -161,7 +84,7 @@ class Decider:
             evaluation = denied("INPUT_INVALID", error.message)
         tools = _tool_names(draft.content.steps)
         return await self._finish(
-            _Case(caller, self.new_id(), self.new_id(), PREVIEW, draft.digest, tools, evaluation, active, taint=False)
+            Case(caller, self.new_id(), self.new_id(), PREVIEW, draft.digest, tools, evaluation, active, taint=False)
         )
 
     async def authorize(self, caller: Caller, question: PlanQuestion) -> Answer:
@@ -183,7 +106,7 @@ class Decider:
         except InputInvalid as error:
             evaluation = denied("INPUT_INVALID", error.message)
         return await self._finish(
-            _Case(
+            Case(
                 caller,
                 self.new_id(),
                 self.new_id(),
@@ -251,7 +174,7 @@ class Decider:
                 return evaluation
             await asyncio.sleep(0)
 
-    async def _finish(self, case: _Case) -> Answer:
+    async def _finish(self, case: Case) -> Answer:
         caller, snapshot_id = case.caller, case.active.snapshot_id if case.active else ""
         if case.evaluation.outcome != DENY or case.purpose == COMPENSATE:
             self.adoption.check()
@@ -272,14 +195,14 @@ class Decider:
             if stopped:
                 refused = denied("CONTAINED", f"stopped: {', '.join(stopped)}", case.evaluation.steps)
                 case = replace(case, evaluation=refused)
-            approval = _Approval(case.evaluation)
+            approval = Approval(case.evaluation)
             if case.evaluation.outcome == REQUIRE_APPROVAL and case.plan is not None:
-                approval, requested = await self._approvals(connection, case, epochs)
+                approval, requested = await self.asking.approval(connection, case, epochs)
             now = self.clock()
             expire = min(now + MAX_LIFE_MS, approval.until_ms or now + MAX_LIFE_MS)
             statement = None
             if _usable(case.purpose, approval.evaluation.outcome) and expire > now:
-                statement = self._statement(case, approval, epochs, steps_body, snapshot_id, now, expire)
+                statement = statement_of(case, self.environment, approval, epochs, steps_body, snapshot_id, now, expire)
             if approval.votes and approval.task_id is not None:
                 await tasks.note_decision(connection, approval.task_id, expire)
             await decisions.insert(
@@ -319,164 +242,7 @@ class Decider:
             signed,
         )
 
-    async def _approvals(
-        self, connection: AsyncConnection, case: _Case, epochs: dict[str, int]
-    ) -> tuple[_Approval, ledger_pb2.NewEntry | None]:
-        """Look for a task whose votes cover what is asked now; else make one. The only way down to ALLOW."""
-        evaluation, active = case.evaluation, case.active
-        assert active is not None  # noqa: S101 (an evaluation that asks for approval has a policy)
-        signed_classes = governance(active.policy.settings, self.environment).signed_votes
-        now = approvals.basis(evaluation, epochs, signed_classes)
-        await tasks.lock_plan(connection, case.digest)
-        task = await tasks.lock_live(connection, case.digest)
-        extra: tuple[str, ...] = ()
-        if task is None:
-            last = await tasks.newest(connection, case.digest)
-            if last is not None and last.state == "REJECTED":
-                return _Approval(denied("APPROVAL_REJECTED", "a person refused the plan", evaluation.steps)), None
-        elif task.expired:
-            extra = ("APPROVAL_EXPIRED",)
-            await tasks.set_state(connection, task.task_id, "EXPIRED")
-            await self.outbox.put(connection, expired_entry(task, self.environment, self.new_id(), self.clock()))
-        else:
-            ballots = approvals.standing(await tasks.ballots(connection, task.task_id), epochs)
-            covered = approvals.asks_no_more(now, task.basis) and not rose(epochs, task.basis.epochs)
-            if covered and task.state == "APPROVED" and approvals.met(now, ballots):
-                votes = tuple(ballot.digest for ballot in ballots if ballot.approved)
-                return (
-                    _Approval(
-                        replace(evaluation, outcome=ALLOW, reason_codes=("APPROVED",)),
-                        task.task_id,
-                        card_digest=task.card_digest,
-                        votes=votes,
-                        until_ms=task.valid_until_ms,
-                    ),
-                    None,
-                )
-            if covered and task.state == "PENDING":
-                return _Approval(evaluation, task.task_id, card_digest=task.card_digest), None
-            extra = ("POLICY_CHANGED",)
-            await tasks.set_state(connection, task.task_id, "SUPERSEDED")
-            await self.outbox.put(connection, voided_entry(task, self.environment, self.new_id(), self.clock()))
-        return await self._ask_people(connection, case, now, extra)
-
-    async def _ask_people(
-        self, connection: AsyncConnection, case: _Case, now: approvals.Basis, extra: tuple[str, ...]
-    ) -> tuple[_Approval, ledger_pb2.NewEntry | None]:
-        """Make the card and the task."""
-        caller, plan = case.caller, case.plan
-        assert plan is not None  # noqa: S101 (the caller has looked)
-        assert case.request is not None  # noqa: S101 (set with the plan)
-        open_tasks = await tasks.open_tasks(connection, caller.tenant, caller.agent or "")
-        if open_tasks >= self.config.max_open_tasks:
-            full = denied("APPROVAL_QUEUE_FULL", "the agent has too many open approval tasks", case.evaluation.steps)
-            return _Approval(full), None
-        evaluation = replace(
-            case.evaluation, reason_codes=tuple(dict.fromkeys((*extra, *case.evaluation.reason_codes)))
-        )
-        card, card_digest, summary = build_card(
-            plan,
-            case.descriptors or {},
-            case.request,
-            case.evaluation,
-            decision_id=case.decision_id,
-            snapshot_id=case.active.snapshot_id if case.active else "",
-            nonce=self.randomness(16).hex(),
-            rationale=case.rationale,
-        )
-        task_id = self.new_id()
-        decide_by = await tasks.insert(
-            connection,
-            task_id=task_id,
-            tenant=caller.tenant,
-            plan_digest=case.digest,
-            card=card,
-            card_digest=card_digest,
-            decision_id=case.decision_id,
-            basis=now,
-            request_id=caller.request_id,
-            subject=caller.subject,
-            agent=caller.agent or "",
-            excluded=approvals.excluded_people(caller, self.config.person_ids),
-            decide_within_ms=min(need.decide_within_ms for need in now.requirements),
-            valid_for_ms=min(need.valid_for_ms for need in now.requirements),
-            summary=summary,
-        )
-        texts: dict[str, Any] = {**caller_texts(caller), "plan_digest": case.digest}
-        data = {
-            "task_id": task_id,
-            "card_digest": card_digest,
-            "need": max(need.need for need in now.requirements),
-            "roles": sorted({role for need in now.requirements for role in approvals.roles_of(need)}),
-            "expire_time_ms": decide_by,
-        }
-        entry = new_entry(
-            "approval.requested",
-            data,
-            event_id=self.new_id(),
-            event_time_ms=self.clock(),
-            tenant=caller.tenant,
-            environment=self.environment,
-            **texts,
-        )
-        await self.outbox.put(connection, entry)
-        return _Approval(evaluation, task_id, card=card, card_digest=card_digest), entry
-
-    def _statement(
-        self,
-        case: _Case,
-        approval: _Approval,
-        epochs: dict[str, int],
-        steps_body: bytes,
-        snapshot_id: str,
-        now: int,
-        expire: int,
-    ) -> Statement:
-        caller = case.caller
-        steps = tuple(
-            StepDecision(
-                step["id"],
-                step["class"],
-                tuple(Obligation(owed["type"], owed["properties"]) for owed in step["obligations"]),
-            )
-            for step in parse_canonical(steps_body)["steps"]
-        )
-        return build_statement(
-            Statement(
-                decision_id=case.decision_id,
-                purpose=case.purpose,
-                outcome=approval.evaluation.outcome,
-                reason_codes=approval.evaluation.reason_codes,
-                tenant=caller.tenant,
-                environment=self.environment,
-                request_id=caller.request_id,
-                txn=caller.txn,
-                subject=caller.subject,
-                agent=caller.agent,
-                agent_version=caller.agent_version,
-                act=nested_act(caller.chain),
-                context=Context(
-                    person_id=caller.person_id,
-                    session_id=caller.session_id,
-                    roles=tuple(sorted(caller.roles)),
-                    subject_roles=tuple(sorted(caller.subject_roles)),
-                    constraints=caller.constraints,
-                ),
-                plan_digest=case.digest,
-                card_digest=approval.card_digest,
-                snapshot_id=snapshot_id,
-                task_id=approval.task_id,
-                votes=approval.votes,
-                taint=case.taint,
-                steps=steps,
-                containment=tuple(ScopeEpoch(scope, epoch) for scope, epoch in epochs.items()),
-                audience=AUDIENCE,
-                issue_time_ms=now,
-                expire_time_ms=expire,
-            )
-        )
-
-    def _entry(self, case: _Case, approval: _Approval, snapshot_id: str, now: int) -> ledger_pb2.NewEntry:
+    def _entry(self, case: Case, approval: Approval, snapshot_id: str, now: int) -> ledger_pb2.NewEntry:
         return record.decided_entry(
             "call.decided" if case.plan is None else "plan.decided",
             case.caller,
@@ -493,34 +259,6 @@ class Decider:
             card_digest=approval.card_digest,
             salt=self.randomness,
         )
-
-
-def expired_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
-    """Return the `approval.expired` entry of a task: undecided in time, or not used in time."""
-    cause = "undecided" if task.state == "PENDING" else "unused"
-    return _task_entry("approval.expired", cause, task, environment, event_id, now_ms)
-
-
-def voided_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
-    """Return the `approval.withdrawn` entry of a task whose votes no longer cover what is asked."""
-    return _task_entry("approval.withdrawn", "superseded", task, environment, event_id, now_ms)
-
-
-def _task_entry(
-    kind: str, cause: str, task: tasks.Task, environment: str, event_id: str, now_ms: int
-) -> ledger_pb2.NewEntry:
-    return new_entry(
-        kind,
-        {"task_id": task.task_id, "cause": cause},
-        event_id=event_id,
-        event_time_ms=now_ms,
-        tenant=task.tenant,
-        environment=environment,
-        request_id=task.request_id,
-        subject=task.subject,
-        agent=task.agent,
-        plan_digest=task.plan_digest,
-    )
 
 
 def _usable(purpose: str, outcome: str) -> bool:
@@ -546,3 +284,6 @@ def _tool_names(steps: Sequence[plans.Step]) -> tuple[str, ...]:
     """Return the names of every tool of a plan, of the undo steps too."""
     references = [step.tool for step in steps] + [step.undoable.tool for step in steps if step.undoable is not None]
     return tuple(dict.fromkeys(reference.partition("@")[0] for reference in references))
+
+
+__all__ = ["Answer", "Decider", "PlanQuestion"]

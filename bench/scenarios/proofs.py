@@ -1,0 +1,96 @@
+"""Inclusion proofs by RPC against an empty call, on trees of growing size.
+
+Subject: the reader of the audit service in a process of its own, over PostgreSQL; each call proves a random entry of
+the whole tree, and the first answers are verified. Floor: the same method answered emptily behind the same interceptor.
+
+Goals: >= 0.8 of an empty call; cost grows with log n: server CPU per proof at the largest size over that among 1,000
+entries is at most the ratio of the logarithms. Sizes: 10^3 and 10^5; `--entries 1000000` (10000000) goes on to there.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from random import Random  # noqa: TID251 (seeded, so that a run can be repeated)
+from typing import Any
+
+import grpc
+
+from bench import ledger_server
+from bench.children import child
+from bench.database import audit_database, cluster, fill
+from bench.material import NAME, Material
+from bench.measure import Comparison, compare
+from bench.report import Figure, figure_of
+from bench.settings import Result, Settings
+from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
+from counterseal.ledger.tree import verify_inclusion
+from counterseal.rpc.tls import open_channel
+
+CALLERS = 64
+CHECKED = 50
+SMALLEST = 1000
+
+
+class Proofs:
+    """Proofs of random entries in the tree of one size."""
+
+    def __init__(self, name: str, channel: grpc.aio.Channel, pid: int, size: int, *, check: bool) -> None:
+        self.name = name
+        self.pids: Sequence[int] = (pid,)
+        stub: Any = reader_pb2_grpc.LedgerReaderServiceStub(channel)
+        self._method = stub.GetInclusionProof
+        self._chance = Random(1)
+        self._size = size
+        self._left = CHECKED if check else 0
+
+    async def call(self, worker: int) -> object:
+        """Ask for one proof."""
+        index = self._chance.randrange(self._size)
+        request = reader_pb2.GetInclusionProofRequest(tenant="acme", index=index, tree_size=self._size)
+        answer = await self._method(request, timeout=30)
+        if self._left:
+            self._left -= 1
+            verify_inclusion(index, self._size, answer.leaf_hash, list(answer.path), answer.root_hash)
+        return answer
+
+
+async def run(settings: Settings) -> Result:
+    """Fill once, then prove in trees of its first entries: the log's past is proven like its head."""
+    work = settings.folder("proofs")
+    material = Material.make(work)
+    largest = settings.entries or (10_000 if settings.quick else 100_000)
+    result = Result()
+    with cluster(settings.kept("proofs") / "cluster") as running:
+        database = await audit_database(running)
+        await fill(database, largest)
+        empty_server = child(work / "empty.log", "bench.empty_server", str(work), "--with", "interceptor")
+        ledger = child(work / "ledger.log", "bench.ledger_server", str(work), database.dsn)
+        async with (
+            empty_server as (empty_pid, empty_port),
+            ledger as (pid, port),
+            open_channel(f"127.0.0.1:{empty_port}", material.service, NAME) as nothing,
+            open_channel(f"127.0.0.1:{port}", ledger_server.caller(work), ledger_server.NAME) as audit,
+        ):
+            for size in sizes(largest):
+                floor = Proofs("empty call", nothing, empty_pid, size, check=False)
+                subject = Proofs("inclusion proof", audit, pid, size, check=True)
+                name = f"inclusion proof among {size:,} entries against an empty call"
+                result.comparisons.append(await compare(name, floor, subject, settings.load(CALLERS)))
+                result.figures.append(figure_of(result.comparisons[-1], 0.8))
+    result.figures.append(_growth(largest, result.comparisons))
+    return result
+
+
+def sizes(largest: int) -> list[int]:
+    """The tree sizes up to the largest: 1,000, the powers of ten from 100,000 on, and the largest itself."""
+    powers = [10**digits for digits in range(5, len(str(largest)))]
+    return sorted({SMALLEST, *(size for size in powers if size < largest), largest})
+
+
+def _growth(largest: int, comparisons: Sequence[Comparison]) -> Figure:
+    """Server CPU per proof at the largest size over that at the smallest, beside the ratio of the logarithms."""
+    first, last = (statistics.median(one.server_cpu_us for one in c.subject) for c in (comparisons[0], comparisons[-1]))
+    bound = round(math.log(largest) / math.log(SMALLEST), 2)
+    detail = f"server CPU {last:,.0f} us against {first:,.0f} us; log n grows by {bound}"
+    name = f"cost of a proof among {largest:,} entries over one among {SMALLEST:,}"
+    return Figure(name, last / first, "x", bound, at_most=True, detail=detail)

@@ -1,0 +1,230 @@
+"""`make mutation`: change one thing at a time in the code that verdicts rest on, and see a test fail.
+
+Each mutant runs the unit tests beside its module in a child process; a mutant that no test notices survives. Survivors
+that cannot change a verdict are listed in `equivalent.toml` with the reason; any other makes this exit with 1. The
+report is docs/evidence/mutation.md. With `--resume`, mutants that were killed before (build/mutation.json) are not run
+again as long as their source is the same: tests are only ever added.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from tools.mutation.mutants import Mutant, mutants
+
+from counterseal.canonical import parse_strict
+
+ROOT = Path(__file__).resolve().parents[2]
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+REPORT = ROOT / "docs" / "evidence" / "mutation.md"
+KILLED = ROOT / "build" / "mutation.json"
+TIMEOUT_SECONDS = 300
+
+LEDGER = "src/counterseal/ledger"
+UNIT = "tests/unit/ledger"
+TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    f"{LEDGER}/tree.py": ("counterseal.ledger.tree", ("test_tree.py",)),
+    f"{LEDGER}/proof.py": ("counterseal.ledger.proof", ("test_proof.py",)),
+    f"{LEDGER}/note.py": ("counterseal.ledger.note", ("test_note.py", "test_cosignatures.py")),
+    f"{LEDGER}/checkpoint.py": ("counterseal.ledger.checkpoint", ("test_note.py", "test_cosignatures.py")),
+    f"{LEDGER}/keyring.py": ("counterseal.ledger.keyring", ("test_histories.py",)),
+    f"{LEDGER}/policy.py": ("counterseal.ledger.policy", ("test_cosignatures.py",)),
+    f"{LEDGER}/witness.py": ("counterseal.ledger.witness", ("test_witness.py",)),
+    "services/audit/counterseal_audit/checkpoints/engine.py": (
+        "counterseal_audit.checkpoints.engine",
+        ("../audit/test_checkpoint_engine.py",),
+    ),
+}
+"""Source -> the module's name, the tests beside it."""
+
+_QUIET = ("-c", str(Path(__file__).with_name("pytest.ini")), "-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""No plugins, and hypothesis is loaded before the children are made: each of them starts in a second."""
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module from a changed tree."""
+
+    def __init__(self, name: str, path: str, tree: ast.Module) -> None:
+        super().__init__(name, path)
+        self._tree = tree
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self._tree, self.get_filename(fullname), "exec")
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds one module in its changed form and leaves all others to whoever finds them."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
+        self._name, self._path, self._tree = name, path, tree
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        del path, target
+        if fullname != self._name:
+            return None
+        loader = _Loader(fullname, str(self._path), self._tree)
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
+
+
+@dataclass
+class Result:
+    """What became of the mutants of one source."""
+
+    count: int = 0
+    killed: int = 0
+    survivors: list[Mutant] | None = None
+
+
+class Killed:
+    """Which mutants were killed by an earlier run, by source and its digest."""
+
+    def __init__(self, *, resume: bool) -> None:
+        self._known: dict[str, list[int]] = {}
+        if resume and KILLED.exists():
+            self._known = parse_strict(KILLED.read_bytes())
+
+    def of(self, path: str) -> set[int]:
+        """Return the numbers of the mutants of a source that are known to be killed."""
+        return set(self._known.get(self._key(path), []))
+
+    def add(self, path: str, number: int) -> None:
+        """Remember one more."""
+        self._known.setdefault(self._key(path), []).append(number)
+        KILLED.parent.mkdir(exist_ok=True)
+        KILLED.write_text(json.dumps(self._known))
+
+    @staticmethod
+    def _key(path: str) -> str:
+        return f"{path} {hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}"
+
+
+def run(path: str, jobs: int, killed: Killed) -> Result:
+    """Run every mutant of one source."""
+    name, tests = TARGETS[path]
+    files = [str(ROOT / UNIT / test) for test in tests]
+    source = (ROOT / path).read_text(encoding="utf-8")
+    if _child(name, ROOT / path, ast.parse(source), files) != 0:
+        sys.exit(f"{path}: the tests fail without any mutant")
+    found = list(enumerate(mutants(source)))
+    queue = [one for one in found if one[0] not in killed.of(path)]
+    result = Result(len(found), len(found) - len(queue), [])
+    running: dict[int, tuple[int, Mutant, float]] = {}
+    while queue or running:
+        while queue and len(running) < jobs:
+            number, mutant = queue.pop(0)
+            running[_start(name, ROOT / path, mutant.tree, files)] = (number, mutant, time.monotonic())
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            number, mutant, _ = running.pop(pid)
+            if os.waitstatus_to_exitcode(status) == 0:
+                assert result.survivors is not None
+                result.survivors.append(mutant)
+                print(f"  survived: {path}:{mutant.line}: {mutant.what}", flush=True)
+            else:
+                result.killed += 1
+                killed.add(path, number)
+            continue
+        for child, (_, _, begun) in running.items():
+            if time.monotonic() - begun > TIMEOUT_SECONDS:  # a loop without end is noticed by whoever waits
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.02)
+    return result
+
+
+def _child(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int:
+    _, status = os.waitpid(_start(name, path, tree, files), 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _start(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int:
+    """Run the tests in a child that sees the changed module; it exits with 0 if none of them fails."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
+        sys.meta_path.insert(0, _Finder(name, path, tree))
+        import pytest
+
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        os.chdir(ROOT)
+        code = int(pytest.main(["-x", "-q", "--noconftest", "-p", "no:cacheprovider", *_QUIET, *files]))
+    finally:
+        os._exit(code)
+
+
+def main() -> int:
+    """Run the chosen sources and write the report."""
+    parser = argparse.ArgumentParser(prog="tools.mutation", description=__doc__)
+    parser.add_argument("sources", nargs="*", help="default: all")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--no-report", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    args = parser.parse_args()
+    import hypothesis  # noqa: F401 (loaded once, before the children)
+    import nacl.signing  # noqa: F401
+    import pytest  # noqa: F401
+
+    known = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("equivalent", [])
+    reasons = {(one["source"], one["what"]): one["reason"] for one in known}
+    killed = Killed(resume=args.resume)
+    rows, listed, bad = [], [], 0
+    for path in args.sources or TARGETS:
+        result = run(path, args.jobs, killed)
+        survivors = result.survivors or []
+        unexplained = [one for one in survivors if (path, one.what) not in reasons]
+        bad += len(unexplained)
+        rows.append(f"| `{path}` | {result.count} | {result.killed} | {len(survivors)} | {len(unexplained)} |")
+        listed += [f"| `{path}` | `{one.what}` | {reasons.get((path, one.what), '**none**')} |" for one in survivors]
+        print(f"{path}: {result.count} mutants, {result.killed} killed, {len(unexplained)} unexplained", flush=True)
+    if not args.no_report:
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        REPORT.write_text(_page(rows, listed), encoding="utf-8")
+    return 1 if bad else 0
+
+
+def _page(rows: Sequence[str], listed: Sequence[str]) -> str:
+    cells = [line.replace(" | ", " \\| ") if line.count("|") > 4 else line for line in listed]
+    return "\n".join(
+        [
+            "# Mutation run",
+            "",
+            "Written by `make mutation` (`python -m tools.mutation`): every comparison, operator, constant, boolean",
+            "and `raise` of the code that verdicts rest on is changed, one at a time; the tests beside it must fail.",
+            f"Python {sys.version.split()[0]}, pytest {version('pytest')}.",
+            "",
+            "| source | mutants | killed | survived | without a reason |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "Survivors, and why none of them changes a verdict (`tools/mutation/equivalent.toml`):",
+            "",
+            "| source | change | reason |",
+            "|---|---|---|",
+            *cells,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
