@@ -28,7 +28,7 @@ from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier, leaf_hash
 
-SETTLE_SECONDS = 300.0
+SETTLE_SECONDS = 180.0
 PROGRESS_SECONDS = 2.0
 
 
@@ -107,9 +107,13 @@ async def on_replicas(settings: Settings, several: Replicas, work: Path) -> dict
         loaded = time.monotonic() - began
         reading.stop.set()
         telling.cancel()
-    for one in several.all:
-        await several.ready(one.number)
-    verdict = await verify(book, reading, auditor, several)
+    try:
+        for one in several.all:
+            await several.ready(one.number)
+        verdict = await verify(book, reading, auditor, several)
+    except (ReplicaEnded, TimeoutError, VerificationError) as error:
+        verdict = {"size": 0, "root": ""}
+        book.contradictions.add(str(error) or "the log could not be exported whole in time")
     latencies = sorted(ground.latencies_ms) or [0.0]
     return {
         "v": 1,
@@ -160,7 +164,10 @@ async def conduct(settings: Settings, ground: Field, several: Replicas, chance: 
 
 
 async def verify(book: Book, reading: Reading, auditor: Auditor, several: Replicas) -> dict[str, Any]:
-    """Hold the log, as it is exported and as it is stored, against everything that was acknowledged."""
+    """Hold the log, as it is exported and as it is stored, against everything that was acknowledged.
+
+    Raises TimeoutError when no export covers it in time, VerificationError when its files make no sense.
+    """
     async with asyncio.timeout(SETTLE_SECONDS):
         while True:
             try:
@@ -170,12 +177,9 @@ async def verify(book: Book, reading: Reading, auditor: Auditor, several: Replic
                 await asyncio.sleep(0.5)
     tree = book.check_log(exported(folder))
     key = reading.pinned or VerifierKey.parse((folder / tiles.VKEY).read_text().strip())
-    try:
-        signed = open_checkpoint((folder / tiles.CHECKPOINT).read_bytes(), [key])
-        if (signed.size, signed.root) != (tree.size, tree.root()):
-            book.contradictions.add("the signed root is not the one recomputed from the entries")
-    except VerificationError as error:
-        book.contradictions.add(f"the exported checkpoint: {error.message}")
+    signed = open_checkpoint((folder / tiles.CHECKPOINT).read_bytes(), [key])
+    if (signed.size, signed.root) != (tree.size, tree.root()):
+        book.contradictions.add("the signed root is not the one recomputed from the entries")
     await check_stored(book, tree, several)
     return {"size": tree.size, "root": tree.root().hex()}
 

@@ -23,6 +23,8 @@ from counterseal.rpc.status import from_rpc_error
 RETRIED = frozenset({"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"})
 TIMEOUT_SECONDS = 10.0
 PAUSE_SECONDS = 0.05
+PATIENCE_SECONDS = 60.0
+"""For how long after the end of the load an answer is waited for."""
 LATENCIES = 200_000
 
 
@@ -53,6 +55,15 @@ class Field:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     retries: int = 0
     latencies_ms: list[float] = field(default_factory=list)
+    _stop_time: float | None = None
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether what is still unanswered counts as never answered."""
+        if not self.stop.is_set():
+            return False
+        self._stop_time = self._stop_time or time.monotonic()
+        return time.monotonic() - self._stop_time > PATIENCE_SECONDS
 
     def sending(self, batch: Sequence[Planned]) -> None:
         """Note what is sent for the first time."""
@@ -122,7 +133,7 @@ class StreamWriter:
             try:
                 return await client.append([one.request for one in batch])
             except ServiceError as error:
-                if error.code not in RETRIED:
+                if error.code not in RETRIED or self._ground.out_of_patience:
                     raise
                 self._ground.retries += 1
             if client is self._client:  # the first of the window's batches moves them all
@@ -170,7 +181,7 @@ class UnaryWriter:
                 return outcome_of(entry, answer.result)
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure, peer="audit")
-            if error.code not in RETRIED:
+            if error.code not in RETRIED or self._ground.out_of_patience:
                 return Refused(entry.event_id, error)
             self._ground.retries += 1
             self._at = (self._at + 1) % len(self._ground.replicas.all)

@@ -8,13 +8,12 @@ import shutil
 from pathlib import Path
 
 from counterseal.ledger.note import VerifierKey
-from support.exports import KEY, changed, files_of, genesis, write
+from support.exports import KEY, SIGNING, changed, files_of, genesis, write
 from support.histories import (
     NEW,
     NEXT_KEY,
     NEXT_ORIGIN,
     OLD,
-    SIGNING,
     W1,
     W2,
     W3,

@@ -133,13 +133,13 @@ def event_time(entry: ledger_pb2.NewEntry) -> int:
 
 def kind_of(entry: ledger_pb2.NewEntry) -> str:
     """Return the entry's type, such as `step.intent`; empty when the event is not set."""
-    return str(entry.event.WhichOneof("event") or "").replace("_", ".", 1)
+    return _kind(entry.event.WhichOneof("event"))
 
 
 def content_of(entry: ledger_pb2.NewEntry) -> JsonObject:
     """Return the entry's content: everything but `srv`, people still in clear, unchecked."""
-    kind = kind_of(entry)
-    content: JsonObject = {"v": entries.VERSION, "type": kind, "event_id": entry.event_id}
+    field = entry.event.WhichOneof("event")
+    content: JsonObject = {"v": entries.VERSION, "type": _kind(field), "event_id": entry.event_id}
     content["event_time_ms"] = event_time(entry)
     for name in _TEXTS:
         if text := getattr(entry, name):
@@ -150,7 +150,7 @@ def content_of(entry: ledger_pb2.NewEntry) -> JsonObject:
         content["attempt"] = entry.attempt
     if entry.refs:
         content["refs"] = [{"event_id": ref.event_id, "rel": ref.rel} for ref in entry.refs]
-    content["data"] = _object(getattr(entry.event, kind.replace(".", "_"))) if kind else {}
+    content["data"] = _object(getattr(entry.event, field)) if field else {}
     return content | entries.sealed_digests(entry.disclosures)
 
 
@@ -167,6 +167,11 @@ def _object(message: Message) -> JsonObject:
         elif value != "":
             out[name] = value
     return out
+
+
+@functools.cache
+def _kind(field: str | None) -> str:
+    return (field or "").replace("_", ".", 1)
 
 
 @functools.cache

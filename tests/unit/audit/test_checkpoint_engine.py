@@ -1,5 +1,7 @@
 """What must hold before a head is signed: each thing is broken once, and nothing is signed."""
 
+from functools import partial
+
 import pytest
 
 from counterseal.ledger.checkpoint import open_checkpoint
@@ -62,8 +64,8 @@ def test_an_anchor_or_head_that_the_entries_do_not_add_up_to_is_a_fork() -> None
     engine.check_head(frontier(5), 5, root_of(LEAVES[:5]))
     for size, root in ((4, root_of(LEAVES[:5])), (6, root_of(LEAVES[:5])), (5, root_of(LEAVES[:4])), (5, b"\0" * 32)):
         for check in (
-            lambda size=size, root=root: engine.check_anchor(frontier(5), Anchor(size, root)),
-            lambda size=size, root=root: engine.check_head(frontier(5), size, root),
+            partial(engine.check_anchor, frontier(5), Anchor(size, root)),
+            partial(engine.check_head, frontier(5), size, root),
         ):
             with pytest.raises(VerificationError) as caught:
                 check()

@@ -64,6 +64,7 @@ def test_an_acknowledged_entry_that_is_not_there_is_lost() -> None:
         (2, leaf_hash(LOG[3]), True, "two leaf hashes"),
         (2, leaf_hash(LOG[2]), False, "as new twice"),
     ],
+    ids=["another index", "another leaf", "new again"],  # the leaves are other ones in every process
 )
 def test_an_answer_that_contradicts_an_earlier_one(index: int, leaf: bytes, duplicate: bool, says: str) -> None:
     book = book_of(LOG)

@@ -38,7 +38,7 @@ def _entry(
     )
     if head is not None:
         entry.signed_size = head.size
-        entry.signed_time.CopyFrom(timestamp(head.publish_time_ms))
+        entry.signed_time.FromMilliseconds(head.publish_time_ms)
     return entry
 
 

@@ -17,6 +17,7 @@ from counterseal_audit.reader.store import ReaderStore
 
 DURABLE = ledger_pb2.APPEND_MODE_DURABLE
 WITNESSED = ledger_pb2.APPEND_MODE_WITNESSED
+_MODES = frozenset(ledger_pb2.AppendMode.values())
 
 MAX_WAIT_SECONDS = 30.0
 STREAM_WAIT_SECONDS = 5.0
@@ -47,7 +48,7 @@ class Cover:
         """Return the mode that is meant. Raises InputInvalid for one that cannot be served."""
         if mode == ledger_pb2.APPEND_MODE_UNSPECIFIED:
             return DURABLE
-        if mode not in ledger_pb2.AppendMode.values():
+        if mode not in _MODES:
             raise InputInvalid(f"mode {mode}: not one that this ledger knows")
         if mode == WITNESSED and not self._has_witnesses:
             raise InputInvalid("this ledger has no witnesses; ask for CHECKPOINTED")

@@ -1,6 +1,7 @@
 """What an append does, without doing it: checked entries in, the next head of the log out."""
 
 import base64
+import functools
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from counterseal.ledger.tree import Frontier, leaf_hash
 from counterseal.rpc.ledger_wire import content_of
 
 PSEUDONYM_BYTES = 16
+PEOPLE_REMEMBERED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,14 @@ class Step:
 
 
 def pseudonymiser(key: bytes) -> Rename:
-    """Return person -> `p_` + base32(HMAC-SHA256(key, person)[:16]); destroying the tenant's key unlinks them all."""
+    """Return person -> `p_` + base32(HMAC-SHA256(key, person)[:16]); destroying the tenant's key unlinks them all.
 
+    The same people act again and again: the last ones are remembered.
+    """
+
+    @functools.lru_cache(maxsize=PEOPLE_REMEMBERED)
     def rename(person: str) -> str:
-        code = hmac.new(key, person.encode(), hashlib.sha256).digest()[:PSEUDONYM_BYTES]
+        code = hmac.digest(key, person.encode(), hashlib.sha256)[:PSEUDONYM_BYTES]
         return "p_" + base64.b32encode(code).decode().rstrip("=").lower()
 
     return rename

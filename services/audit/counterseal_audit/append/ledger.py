@@ -58,6 +58,7 @@ class Ledger:
         self._sealing = sealing
         self._clock = clock
         self._known: dict[str, tuple[Log, LogWriter]] = {}
+        self._people: dict[str, Rename] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._forked: dict[int, Forked] = {}
 
@@ -72,13 +73,11 @@ class Ledger:
         answers: list[asyncio.Future[Receipt] | ServiceError | None] = [None] * len(requests)
         groups: dict[str, list[tuple[int, Prepared]]] = {}
         writers: dict[str, LogWriter] = {}
-        people: dict[str, Rename] = {}
         for position, request in enumerate(requests):
             tenant = request.tenant
             try:
-                if tenant not in people:
-                    people[tenant] = await self._people(tenant)
-                item, writers[tenant] = await self._prepared(request, producer, people[tenant])
+                person = self._people.get(tenant) or await self._learn_people(tenant)
+                item, writers[tenant] = await self._prepared(request, producer, person)
             except (LedgerUnavailable, SealUnavailable):
                 raise
             except ServiceError as error:
@@ -208,12 +207,14 @@ class Ledger:
             await writer.settled()
 
     async def _prepare(self, request: ledger_pb2.NewEntry, producer: str) -> Prepared:
-        return (await self._prepared(request, producer, await self._people(request.tenant)))[0]
+        person = self._people.get(request.tenant) or await self._learn_people(request.tenant)
+        return (await self._prepared(request, producer, person))[0]
 
-    async def _people(self, tenant: str) -> Rename:
-        """Return what replaces a tenant's people by pseudonyms."""
+    async def _learn_people(self, tenant: str) -> Rename:
+        """Return what replaces a tenant's people by pseudonyms; kept as long as the key in memory."""
         try:
-            return pseudonymiser(await self._pseudonyms.get(tenant))
+            person = self._people[tenant] = pseudonymiser(await self._pseudonyms.get(tenant))
+            return person
         except CONNECTION_LOST as error:
             raise LedgerUnavailable("the ledger's database does not answer") from error
         except ValueError as error:  # a tenant that cannot be a name

@@ -35,7 +35,8 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         answers = await self._submit([request.entry], request.mode, current_caller())
         if isinstance(answers[0], ServiceError):
             raise answers[0]
-        await asyncio.shield(answers[0])
+        await _settled(answers)
+        answers[0].result()
         seconds = seconds_of(context.time_remaining())
         (result,) = await self._results([request.entry], answers, request.mode, seconds)
         return ledger_pb2.AppendEntryResponse(result=result)
@@ -119,9 +120,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
         seconds: how long entries that are durable may wait for what `mode` asks beyond that.
         """
-        waiting = [answer for answer in answers if not isinstance(answer, ServiceError) and not answer.done()]
-        if waiting:
-            await asyncio.wait(waiting)  # a caller that goes away cancels none of them
+        await _settled(answers)
         taken: dict[int, tuple[int, Receipt]] = {}
         results: list[ledger_pb2.AppendResult | None] = [None] * len(requests)
         for position, (request, answer) in enumerate(zip(requests, answers, strict=True)):
@@ -169,6 +168,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             receipt.log_id
             or (self._ledger.at_hand(request.tenant) or await self._ledger.open(request.tenant))[0].log_id
         )
+
+
+async def _settled(answers: Sequence[Any]) -> None:
+    """Wait until every entry is written or refused. A caller that goes away cancels none of them."""
+    waiting = [answer for answer in answers if not isinstance(answer, ServiceError) and not answer.done()]
+    if waiting:
+        await asyncio.wait(waiting)
 
 
 def _check_token(request: ledger_pb2.NewEntry, caller: Caller) -> None:

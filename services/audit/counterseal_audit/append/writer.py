@@ -102,8 +102,6 @@ class LogWriter:
         """Queue entries in order and return a future for each; it fails with a ServiceError. Never waits."""
         loop = asyncio.get_running_loop()
         pending = [_Pending(item, loop.create_future()) for item in batch]
-        for one in pending:
-            one.answer.add_done_callback(_look_at)  # a caller that went away leaves no unretrieved exception
         self._queue.extend(pending)
         self._queued_bytes += sum(item.weight for item in batch)
         if self._flushing is None and pending:
@@ -301,11 +299,6 @@ def _answer(work: Sequence[_Pending], known: Mapping[str, Stored]) -> list[_Pend
     return rest
 
 
-def _look_at(answer: "asyncio.Future[Receipt]") -> None:
-    if not answer.cancelled():
-        answer.exception()
-
-
 def _settle(one: _Pending, receipt: Receipt) -> None:
     if one.outcome is None:
         one.outcome = receipt
@@ -319,6 +312,7 @@ def _fail(many: Iterable[_Pending], error: ServiceError) -> None:
             one.outcome = error
             if not one.answer.done():
                 one.answer.set_exception(error)
+                one.answer.exception()  # looked at: a caller that went away leaves no complaint behind
 
 
 def _repeat(one: _Pending, first: _Pending) -> None:
