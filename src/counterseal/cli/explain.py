@@ -170,7 +170,7 @@ class Export:
                 rows = [
                     (index, entry)
                     for index, entry in self._holding(ask.values, ask.start)
-                    if _document(entry).get(ask.field) in ask.values
+                    if (ask.end is None or index < ask.end) and _document(entry).get(ask.field) in ask.values
                 ]
                 ask = walk.send(rows)
         except StopIteration as done:

@@ -33,11 +33,12 @@ def about(entries: Sequence[bytes]) -> About:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What `gather` needs next: all entries from index `start` on whose `field` is one of `values`."""
+    """What `gather` needs next: the entries from index `start` up to `end` whose `field` is one of `values`."""
 
     field: Literal["request_id", "plan_digest", "type"]
     values: Sequence[str]
     start: int = 0
+    end: int | None = None
 
 
 Row = tuple[int, bytes]
@@ -60,11 +61,8 @@ def gather(what: About) -> Generator[Ask, Sequence[Row], dict[int, bytes]]:
         found |= {index: one for index, one in around.items() if _is_around(one.document, what.plans, proposed)}
     if found:
         scopes = Scopes.of(one.document for one in found.values())
-        last = _end_of(found)
-        stops = _read((yield Ask("type", CONTAINMENT, min(found))))
-        found |= {
-            index: one for index, one in stops.items() if (last is None or index <= last) and scopes.cover(one.document)
-        }
+        stops = _read((yield Ask("type", CONTAINMENT, min(found), _end_of(found))))
+        found |= {index: one for index, one in stops.items() if scopes.cover(one.document)}
     return {index: found[index].entry for index in sorted(found)}
 
 
@@ -125,12 +123,12 @@ def _is_around(document: JsonObject, plans: Sequence[str], proposed: Sequence[st
 
 
 def _end_of(found: Mapping[int, _Read]) -> int | None:
-    """Return the last index that concerns the action: where its plans ended; None while one of them is under way."""
+    """Return the index from which on nothing concerns the action: its plans ended; None while one is under way."""
     ends = {index: one for index, one in found.items() if one.type == "plan.ended"}
     committed = _values((one.document for one in found.values() if one.type == "plan.committed"), "plan_digest")
     if not set(committed) <= set(_values((one.document for one in ends.values()), "plan_digest")):
         return None
-    return max(ends or found)
+    return max(ends or found) + 1
 
 
 def _values(documents: Iterable[JsonObject], name: str) -> list[str]:

@@ -148,7 +148,7 @@ async def test_the_checkpoint_never_goes_back_and_another_history_is_left_as_evi
 
 
 @requirement("ledger:export-directory")
-@pytest.mark.parametrize("column", ["entry", "leaf_hash"])
+@pytest.mark.parametrize("column", ["entry", "leaf_hash", "both"])
 async def test_what_was_altered_in_the_database_is_not_written(
     fresh_database: FreshDatabase, tmp_path: Path, column: str
 ) -> None:
@@ -159,7 +159,11 @@ async def test_what_was_altered_in_the_database_is_not_written(
         await grow(parts, 5)
         connection = await asyncpg.connect(database.admin_dsn)
         await connection.execute("ALTER TABLE ledger_entry DISABLE TRIGGER ALL")
-        await connection.execute(f"UPDATE ledger_entry SET {column} = set_byte({column}, 30, 7) WHERE idx = 8")
+        if column == "both":  # another history, consistent in itself: only the signed root speaks against it
+            changes = r"entry = set_byte(entry, 30, 7), leaf_hash = sha256('\x00'::bytea || set_byte(entry, 30, 7))"
+        else:
+            changes = f"{column} = set_byte({column}, 30, 7)"
+        await connection.execute(f"UPDATE ledger_entry SET {changes} WHERE idx = 8")
         await connection.close()
         with pytest.raises(VerificationError):
             await exporter.bring_up(one)

@@ -29,6 +29,7 @@ def test_header_and_data_are_found_by_field() -> None:
         }
     )
     assert found == {
+        (Field.ENTRY, ""),
         (Field.TYPE, "step.outcome"),
         (Field.AGENT, "refund-bot"),
         (Field.SUBJECT, "p_abc"),
@@ -78,4 +79,4 @@ def test_every_filter_must_hold_by_one_of_its_values() -> None:
 
 
 def test_every_field_can_lead() -> None:
-    assert set(MOST_SELECTIVE_FIRST) == set(Field)
+    assert {*MOST_SELECTIVE_FIRST, Field.ENTRY} == set(Field)

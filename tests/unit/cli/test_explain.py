@@ -39,7 +39,8 @@ def entries_of(about: trace.About) -> list[Told]:
     try:
         ask = next(walk)
         while True:
-            wanted = [(n, e) for n, e in rows if n >= ask.start and parse_strict(e).get(ask.field) in ask.values]
+            part = rows[ask.start : ask.end]
+            wanted = [(n, e) for n, e in part if parse_strict(e).get(ask.field) in ask.values]
             ask = walk.send(wanted)
     except StopIteration as done:
         return [story.told(index, entry) for index, entry in done.value.items()]

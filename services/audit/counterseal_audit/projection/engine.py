@@ -22,8 +22,9 @@ Blind = Callable[[str], str]
 
 
 class Field(enum.IntEnum):
-    """What can be searched for. The numbers are stored: never reuse one."""
+    """What can be searched for; ENTRY, with an empty value, stands for the entry. The numbers are stored."""
 
+    ENTRY = 0
     TYPE = 1
     AGENT = 2
     SUBJECT = 3
@@ -104,8 +105,8 @@ def terms_of(index: int, entry: bytes, blind: Blind) -> Terms:
         document = {}
     kind, time_ms = document.get("type"), document.get("event_time_ms")
     if not isinstance(kind, str) or not isinstance(time_ms, int):
-        return Terms(index, 0, frozenset({(Field.TYPE, UNREADABLE)}))
-    values = {(Field.TYPE, kind)}
+        return Terms(index, 0, frozenset({(Field.ENTRY, ""), (Field.TYPE, UNREADABLE)}))
+    values = {(Field.ENTRY, ""), (Field.TYPE, kind)}
     values.update((field, document[name]) for field, name in _HEADER if isinstance(document.get(name), str))
     data = document.get("data")
     if isinstance(data, dict):

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.errors import LedgerUnavailable
 from counterseal_audit.database import CONNECTION_LOST, connection, reading
-from counterseal_audit.projection.engine import Field, Query, Terms
+from counterseal_audit.projection.engine import Query, Terms
 
 FOLLOWER = "counterseal_audit_follower"
 NAME = "search"
@@ -51,7 +51,8 @@ class Following:
     async def is_whole(self, *, count_all: bool = False) -> bool:
         """Tell whether the last entry before the next one is in the projection; with `count_all`, whether all are."""
         counted = await self._raw.fetchval(
-            "SELECT count(*) FROM ledger_search WHERE log_id = $1 AND field = 1 AND idx >= $2 AND idx < $3",
+            "SELECT count(*) FROM ledger_search"
+            " WHERE log_id = $1 AND field = 0 AND value = '' AND idx >= $2 AND idx < $3",
             self._log_id,
             0 if count_all else self.next_index - 1,
             self.next_index,
@@ -123,8 +124,8 @@ class ProjectionStore:
         async with reading(self._engine, log_id) as raw:
             return await _indexed_size(raw, log_id)
 
-    async def find(self, log_id: int, query: Query, start: int, count: int) -> Hits:
-        """Return up to `count` entries that a query means, from index `start` on.
+    async def find(self, log_id: int, query: Query, start: int, count: int, end: int | None = None) -> Hits:
+        """Return up to `count` entries that a query means, from index `start` up to `end`.
 
         Entries from the indexed size on are not looked at. Raises LedgerUnavailable.
         """
@@ -135,9 +136,10 @@ class ProjectionStore:
                 NAME,
                 log_id,
             )
-            if start >= at["indexed"]:
+            before = at["indexed"] if end is None else min(end, at["indexed"])
+            if start >= before:
                 return Hits([], at["indexed"], at["size"])
-            sql, arguments = _statement(log_id, query, start, at["indexed"], count)
+            sql, arguments = _statement(log_id, query, start, before, count)
             rows = await raw.fetch(
                 f"SELECT e.idx, e.entry, e.leaf_hash FROM ({sql}) f JOIN ledger_entry e"
                 " ON e.log_id = $1 AND e.idx = f.idx ORDER BY e.idx",
@@ -189,7 +191,7 @@ def _statement(log_id: int, query: Query, start: int, end: int, count: int) -> t
             f" AND o.field = {int(field)} AND o.value = ANY(${len(arguments)}::text[]))"
         )
     if leader is None:
-        walk = f"SELECT s.idx FROM ledger_search s WHERE {within} AND s.field = {int(Field.TYPE)}{times}"
+        walk = f"SELECT s.idx FROM ledger_search s WHERE {within} AND s.field = 0 AND s.value = ''{times}"
         return f"{walk} ORDER BY s.idx LIMIT $4", arguments
     arguments.append(list(query.any_of[leader]))
     walk = (

@@ -76,9 +76,9 @@ class Searcher:
         until = request.until_time.ToMilliseconds() if request.HasField("until_time") else None
         return Query(any_of, since, until)
 
-    async def find(self, log: Log, query: Query, start: int, count: int) -> Found:
-        """Return up to `count` entries from index `start` on."""
-        hits = await self.projection.find(log.log_id, query, start, count)
+    async def find(self, log: Log, query: Query, start: int, count: int, before: int | None = None) -> Found:
+        """Return up to `count` entries from index `start` on, below `before`."""
+        hits = await self.projection.find(log.log_id, query, start, count, before)
         entries, indexed = [StoredEntry(hit.index, hit.entry, hit.leaf_hash) for hit in hits.entries], hits.indexed_size
         if len(entries) == count or indexed >= hits.size:
             return Found(entries, indexed)
@@ -86,7 +86,8 @@ class Searcher:
         at = end = max(start, indexed)
         while at < indexed + TAIL and len(entries) < count:
             page = await self.store.page(log.log_id, at, TAIL_PAGE)
-            entries += [row for row in page if query.matches(terms_of(row.index, row.entry, blind))]
+            wanted = (row for row in page if before is None or row.index < before)
+            entries += [row for row in wanted if query.matches(terms_of(row.index, row.entry, blind))]
             at = end = page[-1].index + 1 if page else at
             if len(page) < TAIL_PAGE:
                 break
@@ -101,7 +102,8 @@ class Searcher:
         try:
             ask = next(walk)
             while True:
-                found = await self.find(log, Query({Field[ask.field.upper()]: ask.values}), ask.start, MAX_TRACE)
+                query = Query({Field[ask.field.upper()]: ask.values})
+                found = await self.find(log, query, ask.start, MAX_TRACE, ask.end)
                 complete = min(complete, found.complete_size)
                 truncated = truncated or len(found.entries) == MAX_TRACE
                 rows.update((row.index, row) for row in found.entries)
