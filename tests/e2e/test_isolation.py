@@ -125,7 +125,10 @@ async def test_another_tenants_ids_are_answered_as_ids_that_nobody_has(suite: Su
         for peer in rule.peers:
             real = await as_globex(gate, method, peer, acme.ids)
             none = await as_globex(gate, method, peer, nobodys(acme.ids))
-            assert real.outcome == none.outcome, (method, peer, real, none)
+            if method.endswith("/PlaceHold") and real.code == "OK":  # a hold of one's own, each with a new id
+                assert (none.code, len(none.messages)) == (real.code, len(real.messages))
+            else:
+                assert real.outcome == none.outcome, (method, peer, real, none)
             assert _without_ids(real.text, acme.ids) == _without_ids(none.text, acme.ids), (method, peer)
             shown = b"".join(real.messages) + real.text.encode()
             assert not [mark for mark in acme.marks if mark in shown], (method, peer)

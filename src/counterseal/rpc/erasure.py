@@ -62,6 +62,8 @@ def erasure_ddl(runtime_role: str) -> list[str]:
         f"GRANT SELECT, INSERT, DELETE ON person_pseudonym TO {runtime_role}",
         f"GRANT SELECT, INSERT, UPDATE (next_index) ON erasure_position TO {runtime_role}",
         f"GRANT SELECT, INSERT, UPDATE (count, reported, erase_time) ON erasure_job TO {runtime_role}",
+        # Both are in today's outbox; a database from before has neither.
+        "ALTER TABLE outbox ADD COLUMN IF NOT EXISTS tenant text NOT NULL DEFAULT ''",
         f"GRANT UPDATE (request) ON outbox TO {runtime_role}",
         "REVOKE ALL ON FUNCTION erase_person(text, text, text, timestamptz) FROM PUBLIC",
         f"GRANT EXECUTE ON FUNCTION erase_person(text, text, text, timestamptz) TO {runtime_role}",

@@ -42,12 +42,13 @@ _log = logging.getLogger(__name__)
 def outbox_ddl(runtime_role: str, table: str = "outbox") -> list[str]:
     """Return the statements, for a migration, that make an outbox table; `runtime_role` may insert and acknowledge.
 
-    Rows stay after they are acknowledged, as receipts (event id, index, leaf hash); what the entry said goes, sealed
+    Rows stay after they are acknowledged, as receipts (tenant, event id, index, leaf hash); what the entry said goes, sealed
     fields and people's names included: the ledger has it now, and alone decides how long.
     """
     return [
         f"""CREATE TABLE {table} (
             event_id uuid PRIMARY KEY,
+            tenant text NOT NULL DEFAULT '',
             stream text NOT NULL DEFAULT '',
             seq bigint NOT NULL DEFAULT 0,
             request bytea NOT NULL,
@@ -118,11 +119,17 @@ class Outbox:
             return
         await connection.execute(
             sa.text(
-                f"INSERT INTO {self._table} (event_id, stream, seq, request)"
-                " VALUES (CAST(:event_id AS uuid), :stream, :seq, :b)"
+                f"INSERT INTO {self._table} (event_id, tenant, stream, seq, request)"
+                " VALUES (CAST(:event_id AS uuid), :tenant, :stream, :seq, :request)"
             ),
             [
-                {"event_id": r.event_id, "stream": r.stream, "seq": r.seq, "b": r.SerializeToString(deterministic=True)}
+                {
+                    "event_id": r.event_id,
+                    "tenant": r.tenant,
+                    "stream": r.stream,
+                    "seq": r.seq,
+                    "request": r.SerializeToString(deterministic=True),
+                }
                 for r in requests
             ],
         )
