@@ -25,9 +25,12 @@ def footprint(task: Task, shop: Shop) -> frozenset[str]:
 
 
 def waves(tasks: Iterable[Task], shop: Shop, width: int) -> list[list[Task]]:
-    """Return the tasks in waves of at most `width`, in their order as far as footprints allow."""
+    """Return the tasks in waves of at most `width`, longest tasks first: a wave waits for its longest.
+
+    Of equally long ones the order is kept as far as footprints allow.
+    """
     found: list[tuple[list[Task], set[str]]] = []
-    for task in tasks:
+    for task in sorted(tasks, key=lambda task: len(task.actions), reverse=True):
         people = footprint(task, shop)
         for wave, taken in found:
             if len(wave) < width and taken.isdisjoint(people):

@@ -216,8 +216,10 @@ class Caller:
 
 def expression(rng: random.Random) -> str:
     """Arithmetic, or nearly so."""
-    text = _arithmetic(rng, rng.randrange(4))
-    for _ in range(rng.choice((0, 0, 0, 0, 1, 2))):
+    text = _arithmetic(rng, rng.choice((0, 1, 2, 3, 3, 6)))
+    if rng.random() < 0.1:
+        text = "(" * 40 + text + ")" * 40
+    for _ in range(rng.choice((0, 0, 0, 0, 1, 2)) if len(text) < 990 else 0):
         at = rng.randrange(len(text) + 1)
         text = text[:at] + rng.choice("0123456789+-*/(). ae,") + text[at + rng.randrange(2) :]
     return text

@@ -24,14 +24,16 @@ def password_login(profile: Profile, username: str) -> str:
     if login is None:
         raise InputInvalid("this profile names no development issuer; pass a token of your own identity provider")
     url = urllib.parse.urlsplit(login.issuer)
-    form = urllib.parse.urlencode(
-        {
-            "grant_type": "password",
-            "client_id": profile.client_id,
-            "username": username,
-            "password": login.password_file.read_text(encoding="utf-8").strip(),
-        }
-    )
+    fields = {
+        "grant_type": "password",
+        "client_id": profile.client_id,
+        "username": username,
+        "password": login.password_file.read_text(encoding="utf-8").strip(),
+    }
+    try:
+        form = urllib.parse.urlencode(fields)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise TokenInvalid("the name cannot be sent, so nobody has it") from None
     context = ssl.create_default_context(cafile=str(login.ca_file))
     connection = http.client.HTTPSConnection(url.netloc, timeout=TIMEOUT_SECONDS, context=context)
     try:
