@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from chaos.history import History, Leftovers, Logged, PlanEnd, StepEnd, attributed
@@ -15,6 +16,7 @@ from counterseal.ledger import tiles
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier, leaf_hash
 from counterseal.ledger.verify import verify_log
+from counterseal.vault import VaultUnavailable
 from support.behind import Behind
 
 LOOK_SECONDS = 1.0
@@ -122,11 +124,12 @@ async def leftovers(behind: Behind, target: Target) -> Leftovers:
 async def lookout(behind: Behind, target: Target, log: ClientLog, stop: asyncio.Event) -> None:
     """Keep an example of everything that is alive while the load runs: a look that never finds anything is none."""
     while not stop.is_set():
-        now, before = await leftovers(behind, target), log.alive
-        log.alive = Leftovers(
-            before.leases or now.leases,
-            before.logins or now.logins,
-            before.sessions or now.sessions,
-            before.grants or now.grants,
-        )
+        with suppress(VaultUnavailable, OSError, TimeoutError):  # a machine too busy to answer: look again
+            now, before = await leftovers(behind, target), log.alive
+            log.alive = Leftovers(
+                before.leases or now.leases,
+                before.logins or now.logins,
+                before.sessions or now.sessions,
+                before.grants or now.grants,
+            )
         await asyncio.sleep(LOOK_SECONDS)

@@ -18,6 +18,7 @@ from chaos.history import History
 from chaos.load import ClientLog
 from chaos.targets import Target
 from counterseal.client import Person
+from counterseal.vault import VaultUnavailable
 from support.behind import Behind
 
 SETTLE_SECONDS = 150.0
@@ -40,10 +41,15 @@ async def settled(
     begun = time.monotonic()
     while True:
         rested = time.monotonic() - begun
-        made, findings = await collect.history(behind, target, person, log, opening, directory)
-        findings += check(made)
-        if not findings or rested > SETTLE_SECONDS:
-            return Verdict(made, findings, rested)
+        try:
+            made, findings = await collect.history(behind, target, person, log, opening, directory)
+        except (VaultUnavailable, OSError, TimeoutError):
+            if rested > SETTLE_SECONDS:
+                raise
+        else:
+            findings += check(made)
+            if not findings or rested > SETTLE_SECONDS:
+                return Verdict(made, findings, rested)
         await asyncio.sleep(2.0)
 
 
