@@ -5,7 +5,7 @@ import json
 import pytest
 
 from counterseal.ledger import policy as policies
-from counterseal.ledger.checkpoint import open_checkpoint, open_signed, own_lines
+from counterseal.ledger.checkpoint import open_checkpoint, open_signed, own_lines, parse_text
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import (
     COSIGNATURE,
@@ -117,9 +117,17 @@ def test_the_latest_of_two_times_by_one_witness_counts() -> None:
         assert open_signed(data, [KEY, W1[1]])[1].times == {W1[1]: 9}
 
 
+def test_a_text_without_its_last_newline_is_refused_though_the_rest_is_good() -> None:
+    assert parse_text(TEXT + "ext\n").extensions == ("ext",)
+    with pytest.raises(VerificationError, match="does not end in a newline"):
+        parse_text(TEXT + "ext")
+
+
 def test_the_log_s_own_lines_are_what_the_note_was_before_it_was_cosigned() -> None:
     assert own_lines(cosigned(NOTE, W1, W2), ORIGIN) == NOTE
     assert own_lines(NOTE, ORIGIN) == NOTE
+    both = signed(TEXT, (SIGNING, KEY), pair(11))
+    assert own_lines(cosigned(both, W1), ORIGIN) == both
     with pytest.raises(VerificationError, match="no signature of"):
         own_lines(NOTE, "other")
     with pytest.raises(VerificationError):
