@@ -65,7 +65,7 @@ def key_entry(
             "name": ORIGIN,
             "version": str(number),
             "public_key": key.public.hex(),
-            "state": state,
+            **({"state": state} if state else {}),
             **more,
         },
     }

@@ -2,7 +2,7 @@
 
 Each mutant runs the unit tests beside its module in a child process; a mutant that no test notices survives. Survivors
 that cannot change a verdict are listed in `equivalent.toml` with the reason; any other makes this exit with 1. The
-report is docs/evidence/mutation.md. With `--resume`, mutants that were killed before (build/mutation.json) are not run
+report is docs/evidence/mutation.md. With `--resume`, mutants that were killed before (build/mutation/) are not run
 again as long as their source is the same: tests are only ever added.
 """
 
@@ -12,7 +12,6 @@ import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import json
 import os
 import signal
 import sys
@@ -28,12 +27,10 @@ import hypothesis
 from tools.mutation import runner
 from tools.mutation.mutants import Mutant, mutants
 
-from counterseal.canonical import parse_strict
-
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 REPORT = ROOT / "docs" / "evidence" / "mutation.md"
-KILLED = ROOT / "build" / "mutation.json"
+KILLED = ROOT / "build" / "mutation"
 TIMEOUT_SECONDS = 300
 
 LEDGER = "src/counterseal/ledger"
@@ -95,29 +92,27 @@ class Result:
 
 
 class Killed:
-    """Which mutants were killed by an earlier run, by source and its digest."""
+    """Which mutants of a source an earlier run killed, by its digest; a file each, so that several may run at once."""
 
-    def __init__(self, *, resume: bool) -> None:
-        self._known: dict[str, list[int]] = {}
-        if resume and KILLED.exists():
-            self._known = parse_strict(KILLED.read_bytes())
+    def __init__(self, path: str, *, resume: bool) -> None:
+        digest = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:16]
+        self._file = KILLED / f"{Path(path).stem}-{digest}"
+        KILLED.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            self._file.unlink(missing_ok=True)
+        self._file.touch()
 
-    def of(self, path: str) -> set[int]:
-        """Return the numbers of the mutants of a source that are known to be killed."""
-        return set(self._known.get(self._key(path), []))
+    def numbers(self) -> set[int]:
+        """Return the numbers of the mutants that are known to be killed."""
+        return {int(line) for line in self._file.read_text().split()}
 
-    def add(self, path: str, number: int) -> None:
+    def add(self, number: int) -> None:
         """Remember one more."""
-        self._known.setdefault(self._key(path), []).append(number)
-        KILLED.parent.mkdir(exist_ok=True)
-        KILLED.write_text(json.dumps(self._known))
-
-    @staticmethod
-    def _key(path: str) -> str:
-        return f"{path} {hashlib.sha256((ROOT / path).read_bytes()).hexdigest()}"
+        with self._file.open("a") as opened:
+            opened.write(f"{number}\n")
 
 
-def run(path: str, jobs: int, killed: Killed) -> Result:
+def run(path: str, jobs: int, *, resume: bool) -> Result:
     """Run every mutant of one source."""
     name, tests = TARGETS[path]
     files = [str(ROOT / UNIT / test) for test in tests]
@@ -125,7 +120,9 @@ def run(path: str, jobs: int, killed: Killed) -> Result:
     if _child(name, ROOT / path, ast.parse(source), files) != 0:
         sys.exit(f"{path}: the tests fail without any mutant")
     found = list(enumerate(mutants(source)))
-    queue = [one for one in found if one[0] not in killed.of(path)]
+    killed = Killed(path, resume=resume)
+    known = killed.numbers()
+    queue = [one for one in found if one[0] not in known]
     result = Result(len(found), len(found) - len(queue), [])
     running: dict[int, tuple[int, Mutant, float]] = {}
     while queue or running:
@@ -141,7 +138,7 @@ def run(path: str, jobs: int, killed: Killed) -> Result:
                 print(f"  survived: {path}:{mutant.line}: {mutant.what}", flush=True)
             else:
                 result.killed += 1
-                killed.add(path, number)
+                killed.add(number)
             continue
         for child, (_, _, begun) in running.items():
             if time.monotonic() - begun > TIMEOUT_SECONDS:  # a loop without end is noticed by whoever waits
@@ -191,10 +188,9 @@ def main() -> int:
     hypothesis.settings.load_profile("mutation")
     known = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("equivalent", [])
     reasons = {(one["source"], one["what"]): one["reason"] for one in known}
-    killed = Killed(resume=args.resume)
     rows, listed, bad = [], [], 0
     for path in args.sources or TARGETS:
-        result = run(path, args.jobs, killed)
+        result = run(path, args.jobs, resume=args.resume)
         survivors = result.survivors or []
         unexplained = [one for one in survivors if (path, one.what) not in reasons]
         bad += len(unexplained)

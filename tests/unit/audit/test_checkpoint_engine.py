@@ -87,6 +87,7 @@ def test_rotations_of_this_log_s_own_key_are_found_with_their_places() -> None:
         Rotation(4, 16, NEWER[1].public),
     ]
     assert engine.rotations_in([LOG[1]], 0, ORIGIN, 0) == []
+    assert engine.rotations_in([key_entry(2, NEW[1], state="")], 0, ORIGIN, 0) == [Rotation(1, 0, NEW[1].public)]
 
 
 def test_both_keys_sign_while_their_overlap_lasts() -> None:

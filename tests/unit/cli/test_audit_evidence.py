@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from counterseal.cli import main
+from counterseal.cli.audit_sources import Zip
+from counterseal.cli.audit_verify import EXITS, exit_code
 from counterseal.ledger import disclosure
+from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.proof import TlogProof
 from counterseal.ledger.tree import inclusion_path, leaf_hash
+from counterseal.ledger.verify import verify_log
 from support.exports import KEY, changed, files_of, genesis, log_of, write
 from support.golden_history import DIRECTORY as HISTORY
 from support.histories import NEW, OLD, W1, cosigned, note_of, pair, received
@@ -186,6 +190,18 @@ def test_a_zip_that_says_two_things_is_refused(tmp_path: Path) -> None:
     assert verify(path) == 4
 
 
+def zip_code(path: Path) -> int:
+    """What the command does, without its parser."""
+    try:
+        source = Zip(path)
+    except VerificationError as error:
+        return EXITS[error.kind]
+    try:
+        return exit_code(verify_log(source, KEY))
+    finally:
+        source.close()
+
+
 @requirement("ledger:only-verification-errors")
 def test_mutated_zips_exit_3_or_4_and_never_with_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -194,7 +210,7 @@ def test_mutated_zips_exit_3_or_4_and_never_with_a_traceback(
     good = zipped(small, tmp_path / "log.zip").read_bytes()
     dice = random.Random(5)
     path = tmp_path / "bad.zip"
-    for _ in range(300):
+    for number in range(150):
         data = bytearray(good)
         for _ in range(dice.randint(1, 3)):
             at = dice.randrange(len(data))
@@ -203,7 +219,7 @@ def test_mutated_zips_exit_3_or_4_and_never_with_a_traceback(
             else:
                 del data[at : at + dice.randint(1, 30)]
         path.write_bytes(data)
-        code = verify(path)
+        code = verify(path) if number < 5 else zip_code(path)
         # Dates and attributes of members mean nothing; everything else is refused.
         assert code in (0, 3, 4), bytes(data)
         if code == 0:

@@ -5,17 +5,22 @@ import json
 import pytest
 
 from counterseal.ledger import policy as policies
-from counterseal.ledger.checkpoint import open_checkpoint, open_signed, own_lines
+from counterseal.ledger.checkpoint import open_checkpoint, open_signed, own_lines, parse_text
+from counterseal.ledger.encoding import b64
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import (
     COSIGNATURE,
+    MAX_BYTES,
     MAX_TIME,
     VerifierKey,
+    _key_id,
     cosignature,
     open_note,
     signature_line,
+    split,
     split_vkey,
 )
+from counterseal.ledger.tree import MAX_SIZE
 from support.exports import KEY, ORIGIN, SIGNING, files_of, log_of
 from support.histories import W1, W2, W3, cosigned, pair, signed, witness
 from support.requirements import requirement
@@ -117,9 +122,17 @@ def test_the_latest_of_two_times_by_one_witness_counts() -> None:
         assert open_signed(data, [KEY, W1[1]])[1].times == {W1[1]: 9}
 
 
+def test_a_text_without_its_last_newline_is_refused_though_the_rest_is_good() -> None:
+    assert parse_text(TEXT + "ext\n").extensions == ("ext",)
+    with pytest.raises(VerificationError, match="does not end in a newline"):
+        parse_text(TEXT + "ext")
+
+
 def test_the_log_s_own_lines_are_what_the_note_was_before_it_was_cosigned() -> None:
     assert own_lines(cosigned(NOTE, W1, W2), ORIGIN) == NOTE
     assert own_lines(NOTE, ORIGIN) == NOTE
+    both = signed(TEXT, (SIGNING, KEY), pair(11))
+    assert own_lines(cosigned(both, W1), ORIGIN) == both
     with pytest.raises(VerificationError, match="no signature of"):
         own_lines(NOTE, "other")
     with pytest.raises(VerificationError):
@@ -207,9 +220,6 @@ def test_a_bad_policy_is_refused(lines: list[str], why: str) -> None:
 
 def test_an_algorithm_that_is_not_ours_is_listed_but_never_counts() -> None:
     material = b"\x06" + b"m" * 1312
-    from counterseal.ledger.encoding import b64
-    from counterseal.ledger.note import _key_id
-
     vkey = f"pq.example+{_key_id('pq.example', material).hex()}+{b64(material)}"
     assert split_vkey(vkey) == ("pq.example", material)
     policy = policy_of(f"witness PQ {vkey}", WITNESSES[0], "group G all PQ A", "quorum G")
@@ -271,3 +281,42 @@ def test_limits_of_a_policy_are_above_what_the_specification_wants() -> None:
     assert not policy.is_met_by([])
     with pytest.raises(VerificationError, match="at most"):
         policies.parse(b"#" * ((1 << 20) + 1))
+
+
+def test_the_limits_are_the_stated_ones() -> None:
+    assert (MAX_TIME, MAX_SIZE, MAX_BYTES) == (2**63 - 1, 2**63 - 1, 1_000_000)
+    line = signature_line(KEY, b"s" * 64).encode()
+    longest = b"x" * (MAX_BYTES - len(line) - 2) + b"\n\n" + line
+    assert len(longest) == MAX_BYTES
+    assert len(split(longest)[1]) == 1
+    with pytest.raises(VerificationError, match="at most"):
+        split(b"x" + longest)
+    comment = b"#" + b"x" * (policies.MAX_BYTES - 13) + b"\nquorum none"
+    assert len(comment) == policies.MAX_BYTES
+    assert policies.parse(comment).quorum == "none"
+    with pytest.raises(VerificationError, match="at most"):
+        policies.parse(comment + b"\n")
+
+
+def test_what_only_looks_like_a_note_is_none() -> None:
+    line = signature_line(KEY, b"s" * 64)
+    assert split(f"\n\n{line}".encode())[0] == "\n", "a text may be one empty line"
+    with pytest.raises(VerificationError, match="no blank line"):
+        split(f"x{line}".encode())
+
+
+def test_a_vkey_of_any_algorithm_has_a_name_an_id_and_material() -> None:
+    def vkey(name: str, material: bytes) -> str:
+        return f"{name}+{_key_id(name, material).hex()}+{b64(material)}"
+
+    assert split_vkey(vkey("a", b"\x07k")) == ("a", b"\x07k")
+    for bad in (vkey("a b", b"\x07k"), vkey("", b"\x07k"), vkey("a", b"\x07"), vkey("a", b"")):
+        with pytest.raises(VerificationError):
+            split_vkey(bad)
+
+
+def test_a_policy_names_the_line_that_is_wrong_and_peers_need_no_url() -> None:
+    with pytest.raises(VerificationError) as caught:
+        policy_of("quorum none", "nonsense")
+    assert caught.value.where == "line 2"
+    assert policy_of(WITNESSES[0], "quorum A").witnesses[0].url == ""

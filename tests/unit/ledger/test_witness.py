@@ -12,6 +12,7 @@ from counterseal.ledger.witness import (
     ADD_CHECKPOINT,
     MAX_PROOF_LINES,
     MAX_REQUEST_BYTES,
+    SIZE_TYPE,
     AddCheckpoint,
     Refused,
     check,
@@ -50,7 +51,8 @@ def test_the_request_has_the_form_of_the_specification() -> None:
     assert lines[lines.index("") + 1] == ORIGIN
     request = AddCheckpoint.parse(data)
     assert (request.old, request.serialize()) == (3, data)
-    assert ADD_CHECKPOINT == "add-checkpoint"
+    assert (ADD_CHECKPOINT, SIZE_TYPE) == ("add-checkpoint", "text/x.tlog.size")
+    assert (MAX_PROOF_LINES, MAX_REQUEST_BYTES) == (63, 1_048_576)
     assert origin_of(data) == ORIGIN
     assert origin_hash(ORIGIN) == hashlib.sha256(ORIGIN.encode()).hexdigest()
 
