@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 def outbox_ddl(runtime_role: str, table: str = "outbox") -> list[str]:
     """Return the statements, for a migration, that make an outbox table; `runtime_role` may insert and acknowledge.
 
-    Rows stay after they are acknowledged, as receipts (tenant, event id, index, leaf hash); what the entry said goes, sealed
-    fields and people's names included: the ledger has it now, and alone decides how long.
+    Rows stay after they are acknowledged, as receipts (tenant, event id, index, leaf hash); what the entry said goes,
+    sealed fields and people's names included: the ledger has it now, and alone decides how long.
     """
     return [
         f"""CREATE TABLE {table} (
