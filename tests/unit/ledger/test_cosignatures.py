@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from nacl.signing import SigningKey
 
 from counterseal.ledger import policy as policies
 from counterseal.ledger.checkpoint import open_checkpoint, open_signed, own_lines, parse_text
@@ -192,6 +193,7 @@ def test_white_space_comments_and_octets_above_ascii_are_what_the_format_says() 
         ([WITNESSES[0], f"witness Z {W1[1].vkey}"], "listed before"),
         ([WITNESSES[0], f"witness Z {VerifierKey.make('other', W1[1].public).vkey}"], "listed before"),
         (["witness A"], "none of: log"),
+        ([WITNESSES[0] + " https://w more"], "none of: log"),
         ([f"witness none {W1[1].vkey}"], "predefined"),
         ([f"witness A {W1[1].vkey[:-1]}"], "base64"),
         ([f"log {W1[1].vkey}"], "not an Ed25519 key"),
@@ -236,6 +238,7 @@ def test_an_algorithm_that_is_not_ours_is_listed_but_never_counts() -> None:
         (["quorum A"], ["A", "AB"], ["", "B"]),
         (["group G any A B C", "quorum G"], ["A", "C", "ABC"], [""]),
         (["group G all A B C", "quorum G"], ["ABC"], ["AB", "BC", ""]),
+        (["group G 3 A B C", "quorum G"], ["ABC"], ["AB", "BC", ""]),
         (["group G 2 A B C", "quorum G"], ["AB", "BC", "ABC"], ["A", "C", ""]),
         (["group G any A B", "group H all G C", "quorum H"], ["AC", "BC"], ["AB", "C", "A"]),
         (["group G all A B", "quorum A"], ["A"], ["B"]),
@@ -320,3 +323,17 @@ def test_a_policy_names_the_line_that_is_wrong_and_peers_need_no_url() -> None:
         policy_of("quorum none", "nonsense")
     assert caught.value.where == "line 2"
     assert policy_of(WITNESSES[0], "quorum A").witnesses[0].url == ""
+
+
+def test_how_many_may_be_defined_is_limited() -> None:
+    most = policies.MAX_DEFINED
+    assert most == 256
+    seeds = [bytes([n // 250 + 1, n % 250]) + b"k" * 30 for n in range(most + 1)]
+    publics = [bytes(SigningKey(seed).verify_key) for seed in seeds]
+    logs = [f"log {VerifierKey(f'l{n}', public).vkey}" for n, public in enumerate(publics)]
+    witnesses = [f"witness w{n} {VerifierKey(f'w{n}', public, COSIGNATURE).vkey}" for n, public in enumerate(publics)]
+    assert len(policy_of(*logs[:most], "quorum none").logs) == most
+    assert len(policy_of(*witnesses[:most], "quorum none").witnesses) == most
+    for lines in (logs, witnesses):
+        with pytest.raises(VerificationError, match="more than 256"):
+            policy_of(*lines, "quorum none")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from counterseal.ledger import tree
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import (
     EMPTY_ROOT,
@@ -165,3 +166,16 @@ def test_completed_subtrees_are_reported_once_with_their_place() -> None:
 def test_a_frontier_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(VerificationError):
         Frontier.parse(3, b"\0" * 32)
+
+
+def test_a_hash_of_another_length_is_refused_before_anything_is_made_of_it() -> None:
+    good = b"h" * 32
+    for bad in (b"", b"h" * 31, b"h" * 33):
+        with pytest.raises(VerificationError, match="SHA-256 has 32"):
+            tree.root_from_inclusion(0, 1, bad, [])
+        with pytest.raises(VerificationError, match="SHA-256 has 32"):
+            tree.root_from_inclusion(0, 2, good, [bad])
+        for old, new in ((bad, good), (good, bad)):
+            with pytest.raises(VerificationError, match="SHA-256 has 32"):
+                tree.verify_consistency(1, 1, old, new, [])
+    assert tree.MAX_SIZE == 2**63 - 1
