@@ -137,6 +137,7 @@ async def send(client: LedgerClient, tenant: str, name: str, log: list[Sent]) ->
 
 @requirement("ledger:acknowledged-kept")
 @requirement("ledger:verifies-after-every-crash")
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_find_their_index(tmp_path: Path) -> None:
     tenants = [f"tenant-{n}" for n in range(len(POINTS))]
