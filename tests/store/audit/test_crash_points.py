@@ -179,4 +179,3 @@ async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_fin
             while (last := await CheckpointStore(engine).latest(log.log_id)) is None or last.size < len(logged):
                 await asyncio.sleep(0.1)
             assert await exported_verifies(engine, log, tmp_path / tenant), point
-        assert process.stop() == 0
