@@ -5,7 +5,7 @@ STAMP := $(VENV)/.stamp
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: help demo dev test chaos chaos-tau check tau lint protos protos-baseline stubs bench hammer guarantees interop fuzz \
+.PHONY: help demo dev test slow chaos chaos-tau check tau lint protos protos-baseline stubs bench hammer guarantees interop fuzz \
   mutation clean
 
 help: ## list the targets
@@ -28,7 +28,10 @@ dev: $(STAMP) ## the whole suite on this machine, until Ctrl-C
 	$(BIN)/counterseal dev
 
 test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real servers
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadgroup -m 'not slow'
+
+slow: $(STAMP) ## the tests that take half a minute and more each
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
 tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
 	$(BIN)/python -m examples.retail.run $(if $(DATA),--data "$$DATA",--skip-if-absent) \
@@ -42,7 +45,7 @@ chaos-tau: $(STAMP) ## the same under the retail workload: DATA=dir TASKS=file[,
 	PYTHONPATH=.:tests $(BIN)/python -m chaos.tau $(if $(DATA),--data '$(DATA)') $(if $(TASKS),--tasks '$(TASKS)') \
 	  $(if $(SEED),--seed $(SEED)) $(if $(EACH),--each $(EACH))
 
-check: lint test ## everything static, then make test
+check: lint test slow ## everything static, then every test
 
 lint: $(STAMP) ## ruff, mypy, import contracts, buf
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import importlib
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         "scenario", nargs="*", choices=[*SCENARIOS, []], help=f"of {', '.join(SCENARIOS)}; default: all"
     )
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to stop stops what it started
     figures: list[report.Figure] = []
     failed = False
     for name in arguments.scenario or SCENARIOS:

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         durable=not args.no_fsync,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run that is told to stop stops what it started
     work = Path(tempfile.mkdtemp(prefix="counterseal-hammer-"))
     work.chmod(0o755)
     report = asyncio.run(hammer(settings, work))

@@ -66,8 +66,7 @@ async def _settled_counts(suite: Suite) -> dict[str, int]:
     return {
         name: count
         for name, count in counts.items()
-        if not name.startswith("counterseal_audit.")
-        and not name.endswith((".outbox", ".signing_key", ".ledger_cursor", ".erasure_position", ".person_pseudonym"))
+        if not name.startswith("counterseal_audit.") and not name.endswith((".outbox", ".signing_key"))
     }
 
 

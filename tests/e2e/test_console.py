@@ -79,6 +79,7 @@ def _processes_below(home: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 async def test_an_evening_with_the_commands(console: Console) -> None:
     assert "nobody is logged in" in await console.run("approvals", "list", code=5)
     await console.run("login", *AGENT, "--user", "ana")

@@ -12,7 +12,7 @@ from counterseal.cli import main
 from support.postgres import open_directory
 from support.requirements import requirement
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 COUNTERSEAL = Path(sys.executable).with_name("counterseal")
 
 

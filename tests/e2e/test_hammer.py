@@ -15,6 +15,7 @@ SHORT = Settings(
 
 
 @requirement("ledger:acknowledged-kept", "ledger:one-entry-per-event")
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_what_was_acknowledged_under_load_and_a_kill_is_there_once_and_provable() -> None:
     with open_directory("counterseal-hammer-") as work:

@@ -17,6 +17,8 @@ from support.exports import DIGEST, KEY, files_of, genesis, uuid, write
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "vectors" / "ledger-v1"
 PERSON = "p_" + "golden".ljust(26, "a")
+LATER = {"log.heartbeat": {"ordered_by"}, "log.frozen": {"ordered_by"}}
+"""Fields that types got after the export was written; entries without them stay as good as they were."""
 
 
 def entries_of_every_type() -> list[bytes]:
@@ -48,7 +50,7 @@ def _entry(kind: str, number: int) -> bytes:
         "step": "s1",
         "attempt": 1,
         "refs": [{"event_id": uuid(number - 1), "rel": "after"}],
-        "data": _value(known.clear),
+        "data": {name: value for name, value in _value(known.clear).items() if name not in LATER.get(kind, ())},
     }
     sealed = [disclosure.make(name, {"of": kind}, lambda n: b"0123456789abcdef"[:n]) for name in sorted(known.sealed)]
     content |= entries.sealed_digests(sealed)

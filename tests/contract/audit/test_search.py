@@ -207,6 +207,7 @@ async def test_a_filter_that_can_mean_nothing_is_refused_by_name(
         assert await reason(server, "GetTrace", reader_pb2.GetTraceRequest()) == "INPUT_INVALID"
 
 
+@pytest.mark.slow
 @requirement("ledger:projection")
 async def test_an_operator_makes_the_projection_again_and_sees_how_far_it_is(fresh_database: FreshDatabase) -> None:
     async with recorded(fresh_database) as server:

@@ -35,6 +35,7 @@ CLIENTS = 9
 REPLICAS = 3
 
 
+@pytest.mark.slow
 @requirement("ledger:acknowledged-kept")
 @pytest.mark.timeout(300)
 async def test_no_acknowledged_entry_is_lost_or_repeated_over_sigkills_of_three_replicas() -> None:

@@ -108,6 +108,7 @@ async def test_one_call_signs_many_logs_and_a_version_that_is_not_there_signs_no
     vault.close()
 
 
+@pytest.mark.slow
 @requirement("ledger:checkpointed-fails-closed")
 @pytest.mark.timeout(300)
 async def test_with_vault_away_durable_goes_on_and_everything_is_signed_after_it_is_back() -> None:

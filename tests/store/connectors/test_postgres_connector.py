@@ -349,6 +349,7 @@ async def test_an_unreachable_target_gives_no_verdict_unless_commit_was_never_se
     assert await CONNECTOR.probe(attempt(gone, RecordingFence()), bank.credential) is Probe.ABSENT
 
 
+@pytest.mark.slow
 @requirement("effect:postgres-verdict-is-the-target")
 async def test_cut_at_any_message_the_verdict_is_the_target(bank: Bank) -> None:
     """Every message of the whole conversation, in both directions, whole and in halves; never IN_DOUBT at the end."""

@@ -209,6 +209,6 @@ async def _next(answers: "object") -> bool:
 async def _answers(session: asyncpg.Connection) -> bool:
     try:
         await session.fetchval("SELECT 1")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         return False
     return True

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.retail import stack
+from examples.retail.catalogue import draft
 from examples.retail.governed import CallResult
 from examples.retail.report import Ledger, TaskResult, document, passed, write
 from examples.retail.run import MARKER, main, prepared
 from examples.retail.waves import attribute, footprint, waves
 from examples.retail.workload import Action, Task
 
+from counterseal.errors import InputInvalid
 from support.requirements import requirement
 from support.retail import ROOT, small_shop
 
@@ -197,15 +200,15 @@ def test_a_row_of_any_text_and_amount_is_compared_and_reported(tmp_path: Path) -
 def test_the_stack_of_a_run_that_lives_is_never_removed(tmp_path: Path) -> None:
     empty_data(tmp_path)
     (tmp_path / "tasks-a.json").write_text(f"[{TASK % ACTION}]")
-    stack = tmp_path / "s"
-    stack.mkdir()
-    (stack / MARKER).touch()
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / MARKER).touch()
     out = tmp_path / "out.json"
-    with (stack / "lock").open("wb") as lock:
+    with (folder / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(stack)]) == 3
+        assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(folder)]) == 3
     assert "another run uses" in out.read_text()
-    assert (stack / "lock").exists()
+    assert (folder / "lock").exists()
 
 
 @pytest.mark.parametrize("name", ["out.json", "out", "out.ledger"])
@@ -223,6 +226,27 @@ def test_an_export_of_somebody_elses_is_never_removed_nor_the_report_its_folder(
     assert main(["--data", str(tmp_path), "--out", str(out), "--stack", str(tmp_path / "s")]) == 3
     assert (export / "precious").exists()
     assert "no export of an earlier run" in out.read_text()
+
+
+def test_a_customer_never_takes_a_member_of_staffs_roles_and_who_cannot_sign_in_is_left_out() -> None:
+    users = stack.wanted(["ana", "ida", "zoë", "", "a b", "\ud800", "x" * 200]).users
+    assert users["ana"] == ("customer",)
+    assert set(users["ida"]) == {*stack.STAFF["ida"], "customer"}
+    assert set(users) == {"ana", *stack.STAFF}
+
+
+def test_a_tool_that_nobody_registered_is_asked_for_all_the_same() -> None:
+    plan = draft({}, "make_coffee", {"sugar": 2})
+    assert [(step.tool, step.undo) for step in plan.steps] == [("retail.make_coffee@1.0.0", None)]
+    shapeless: list[Any] = [None, [], "x", 7]
+    for args in shapeless:
+        with pytest.raises(InputInvalid):
+            draft({}, "think", args)
+
+
+def test_the_longest_tasks_run_first() -> None:
+    tasks = [task("1", "ana", "#P1"), task("2", "bob", "#B1", "#B1"), task("3", "ana", "#P1", "#P2", "#D1")]
+    assert [[t.id for t in wave] for wave in waves(tasks, small_shop(), 4)] == [["3", "2"], ["1"]]
 
 
 def test_absent_data_is_skipped_where_nobody_named_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,8 @@ def upgrade() -> None:
             destroy_time timestamptz,
             CHECK ((wrapped IS NULL) = (destroy_time IS NOT NULL))
         )""")
+    # The planner's statistics are copies of values: of keys and payloads there must be none that outlives them.
+    op.execute("ALTER TABLE ledger_dek ALTER COLUMN wrapped SET STATISTICS 0")
     op.execute("CREATE UNIQUE INDEX ledger_dek_live ON ledger_dek (log_id, subject) WHERE destroy_time IS NULL")
     op.execute("""
         CREATE TABLE ledger_payload (
@@ -37,6 +39,7 @@ def upgrade() -> None:
             ciphertext bytea NOT NULL,
             PRIMARY KEY (log_id, idx, ord)
         )""")
+    op.execute("ALTER TABLE ledger_payload ALTER COLUMN ciphertext SET STATISTICS 0")
     op.execute("CREATE INDEX ledger_payload_due ON ledger_payload (due_on) WHERE due_on IS NOT NULL")
     op.execute("CREATE INDEX ledger_payload_dek ON ledger_payload (dek_id)")
     # A row per `key.rotated` entry of a log, written together with the checkpoint by the older key that covers it.
