@@ -10,6 +10,7 @@ from counterseal.ledger.registry import REGISTRY
 from counterseal_audit.database import connection
 from counterseal_audit.projection.engine import Field, Query, Terms, blinder, terms_of
 from counterseal_audit.projection.store import FOLLOWER
+from counterseal_audit.reader.store import LEAVES, NODES
 from support.audit import Replica, append, replica
 from support.entries import changed, received
 from support.postgres import FreshDatabase, ServiceDatabase
@@ -213,3 +214,19 @@ async def test_what_is_sealed_or_blinded_is_in_no_column(fresh_database: FreshDa
         values = {row[1] for row in await parts.searcher.projection.rows(one.log_id)}
     assert not [value for value in values if "canary" in value or "ana" in value]
     assert any(value.startswith("p_") for value in values)
+
+
+@requirement("ledger:trace")
+async def test_a_proof_reads_the_hashes_that_it_needs_and_no_others(fresh_database: FreshDatabase) -> None:
+    """Under row-level security a bound that is not leakproof would be a filter over the rest of the log."""
+    async with replica(fresh_database("audit")) as parts:
+        await fill(parts)
+        one = await parts.log()
+        for sql, more in ((LEAVES, ()), (NODES, (1,))):
+            async with connection(parts.engine) as raw, raw.transaction():
+                await raw.execute("SELECT set_config('counterseal.log_id', $1, true)", str(one.log_id))
+                await raw.execute("SET LOCAL enable_seqscan = off")
+                await raw.execute("SET LOCAL enable_bitmapscan = off")
+                plan = await raw.fetch(f"EXPLAIN {sql}", one.log_id, [5, 9], 5, 9, *more)
+            text = "\n".join(row[0] for row in plan)
+            assert " = ANY (" in text.split("Index Cond:")[1].split("\n")[0], text
