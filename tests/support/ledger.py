@@ -121,11 +121,13 @@ class TinyReader(reader_pb2_grpc.LedgerReaderServiceServicer):
 
 
 @asynccontextmanager
-async def serve(servicer: ledger_pb2_grpc.LedgerServiceServicer) -> AsyncIterator[grpc.aio.Channel]:
+async def serve(
+    servicer: ledger_pb2_grpc.LedgerServiceServicer, address: str = "127.0.0.1:0"
+) -> AsyncIterator[grpc.aio.Channel]:
     """A real grpc.aio server on loopback, and a channel to it."""
     server = grpc.aio.server()
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -106,20 +106,20 @@ class Person(RetentionCalls):
             documents=[policy_admin_pb2.PolicyDocument(name=name, text=text) for name, text in documents.items()]
         )
         stub = policy_admin_pb2_grpc.PolicyAdminServiceStub
-        return await self._policy(stub, "PublishPolicy", request, seconds=60.0)  # type: ignore[no-any-return]
+        return await self._policy(stub, "PublishPolicy", request, seconds=60.0, repeat=True)  # type: ignore[no-any-return]
 
     async def activate(self, snapshot_id: str, request_digest: str = "") -> policy_admin_pb2.ActivateSnapshotResponse:
         """Activate a snapshot; two people, except for the first one of an empty environment."""
         request = policy_admin_pb2.ActivateSnapshotRequest(snapshot_id=snapshot_id)
         _second(request, request_digest)
         stub = policy_admin_pb2_grpc.PolicyAdminServiceStub
-        return await self._policy(stub, "ActivateSnapshot", request, seconds=60.0)  # type: ignore[no-any-return]
+        return await self._policy(stub, "ActivateSnapshot", request, seconds=60.0, repeat=True)  # type: ignore[no-any-return]
 
     async def register(self, descriptors: Sequence[bytes], request_digest: str = "") -> tool_pb2.RegisterToolResponse:
         """Register tools by their canonical descriptors, all or none."""
         request = tool_pb2.RegisterToolRequest(descriptors=descriptors)
         _second(request, request_digest)
-        return await self._executor(tool_pb2_grpc.ToolServiceStub, "RegisterTool", request, seconds=60.0)  # type: ignore[no-any-return]
+        return await self._executor(tool_pb2_grpc.ToolServiceStub, "RegisterTool", request, seconds=60.0, repeat=True)  # type: ignore[no-any-return]
 
     async def tools(self) -> list[tool_pb2.Tool]:
         """Return the tenant's tools by name."""

@@ -25,6 +25,8 @@ from counterseal.rpc.status import from_rpc_error
 MAX_ENTRIES = 256
 MAX_BATCH_BYTES = 2 << 20
 TIMEOUT_SECONDS = 10.0
+CONNECT_SECONDS = 2.5
+"""How long a new stream waits for its connection: longer than the pause between two tries to connect (`rpc.tls`)."""
 _DURABLE = ledger_pb2.APPEND_MODE_DURABLE
 
 Channel = grpc.aio.Channel | Callable[[], grpc.aio.Channel]
@@ -111,7 +113,7 @@ class LedgerClient:
         for attempt in (1, 2):
             fresh = self._stream is None or self._stream.ended
             if fresh:
-                self._stream = _Stream(ledger_pb2_grpc.LedgerServiceStub(self._channel()))
+                self._stream = _Stream(self._channel())
             stream = self._stream
             assert stream is not None  # noqa: S101 (set above)
             try:
@@ -137,12 +139,12 @@ class StreamEndedError(Exception):
 class _Stream:
     """One AppendStream call: a writer queue and a reader that answers waiting batches in order."""
 
-    def __init__(self, stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
+    def __init__(self, channel: grpc.aio.Channel) -> None:
         self._outgoing: asyncio.Queue[ledger_pb2.AppendStreamRequest | None] = asyncio.Queue()
         self._waiting: deque[tuple[int, asyncio.Future[Sequence[ledger_pb2.AppendResult]]]] = deque()
         self._numbers = 0
         self.ended = False
-        self._reader = asyncio.create_task(self._read(stub), name="ledger-append-stream")
+        self._reader = asyncio.create_task(self._read(channel), name="ledger-append-stream")
 
     async def send(
         self, batch: Sequence[ledger_pb2.NewEntry], mode: "ledger_pb2.AppendMode.ValueType"
@@ -163,9 +165,15 @@ class _Stream:
         while (request := await self._outgoing.get()) is not None:
             yield request
 
-    async def _read(self, stub: "ledger_pb2_grpc.LedgerServiceAsyncStub") -> None:
+    async def _read(self, channel: grpc.aio.Channel) -> None:
         error: ServiceError = LedgerUnavailable("the ledger ended the stream")
         try:
+            # After a refused connection gRPC fails every call until its next try; a ledger that has just (re)started
+            # would be called unavailable although it serves. Past the limit the call below says what is wrong.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await channel.channel_ready()
+            stub = ledger_pb2_grpc.LedgerServiceStub(channel)
             async for answer in stub.AppendStream(self._requests()):
                 self._answer(answer)
         except grpc.RpcError as failure:

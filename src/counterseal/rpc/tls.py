@@ -17,15 +17,16 @@ from counterseal import trace_context
 DRAIN_SECONDS = 300.0
 """How long calls of a replaced channel may go on; streams are opened again by their readers."""
 
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_metadata_size", 16_384),
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
 )
+"""What every channel between services is opened with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Return a channel to `address` whose server must hold a certificate for the DNS name `name`."""
     credentials = grpc.ssl_channel_credentials(identity.ca_pem, identity.key_pem, identity.cert_pem)
-    options = (*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", name), ("grpc.default_authority", name))
+    options = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", name), ("grpc.default_authority", name))
     return grpc.aio.secure_channel(address, credentials, options, interceptors=tuple(interceptors))
 
 

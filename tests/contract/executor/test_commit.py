@@ -295,7 +295,8 @@ async def test_a_silent_containment_stream_stops_everything_above_read_only(surr
     executor = await surroundings.start(containment_stale_seconds=0.05)
     await executor.register(*SIM_TOOLS)
     write, read = await executor.propose(), await executor.propose(_look())
-    await asyncio.sleep(0.2)
+    surroundings.policy.silent = True
+    await asyncio.sleep(0.3)
     with pytest.raises(ContainmentStale):
         await executor.commit(write)
     assert (await executor.commit(read)).state == "COMMITTED"

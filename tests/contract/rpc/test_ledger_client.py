@@ -1,6 +1,7 @@
 """The append client against a ledger that lies, reorders, falls silent and comes back."""
 
 import asyncio
+import socket
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import leaf_hash
 from counterseal.rpc.ledger_client import LedgerClient, Refused, outcome_of
 from counterseal.rpc.ledger_wire import new_entry
+from counterseal.rpc.tls import CHANNEL_OPTIONS
 from support.entries import DIGEST, NOW, changed, received
 from support.ledger import TinyLedger, pseudonym, serve
 
@@ -70,6 +72,21 @@ async def test_no_server_at_all_is_unavailable() -> None:
         with pytest.raises(LedgerUnavailable):
             await client.append([changed()])
         await client.close()
+
+
+async def test_a_ledger_that_starts_a_moment_after_the_connection_was_refused_is_waited_for() -> None:
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % kept.getsockname()[1]
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        client = LedgerClient(channel)
+        while channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            await asyncio.sleep(0.01)
+        append = asyncio.create_task(client.append_one(changed()))
+        await asyncio.sleep(0.3)
+        async with serve(TinyLedger(), address):
+            assert (await append).index == 0
+            await client.close()
 
 
 async def test_a_refusal_is_the_ledgers_reason_and_holds_up_nobody_else() -> None:
