@@ -52,6 +52,15 @@ async def test_two_replicas_that_create_a_log_at_once_make_one(fresh_database: F
     assert len(await stored(database)) == 3
 
 
+async def test_many_logs_are_each_made_once_by_two_replicas(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    tenants = [f"tenant-{number}" for number in range(60)]
+    async with replica(database) as one, replica(database) as two:
+        for tenant in tenants:
+            made = await asyncio.gather(one.ledger.open(tenant), two.ledger.open(tenant))
+            assert made[0][0] == made[1][0]
+
+
 async def test_replicas_racing_on_one_log_lose_nothing_and_repeat_nothing(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as one, replica(database) as two, replica(database) as three:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from counterseal.errors import LogForked
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared
@@ -81,13 +82,14 @@ class LogStore:
         """Create a shard with its genesis entry at index 0, or return the one that somebody else just created.
 
         The origin is the key's name; seal: makes the head's MAC. One transaction: a log without genesis is never seen.
+        Raises LogForked when the origin is another log's.
         """
         head = Frontier().extend([genesis.leaf_hash])
         async with connection(self._engine) as raw, raw.transaction():
             row = await raw.fetchrow(
                 "INSERT INTO ledger_log (tenant, environment, shard, origin, vkey, bucket)"
                 " VALUES ($1, $2, $3, $4, $5, $6)"
-                " ON CONFLICT (tenant, environment, shard) DO NOTHING"
+                " ON CONFLICT DO NOTHING"  # of either key: two replicas that create one log meet at its name as well
                 f" RETURNING {_COLUMNS}",
                 tenant,
                 environment,
@@ -118,8 +120,10 @@ class LogStore:
                     "INSERT INTO ledger_bucket (bucket) VALUES ($1) ON CONFLICT (bucket) DO NOTHING", log.bucket
                 )
                 return log
-        existing = await self.shards(tenant, environment)
-        return next(log for log in existing if log.shard == shard)
+        existing = [log for log in await self.shards(tenant, environment) if log.shard == shard]
+        if not existing:
+            raise LogForked("another log has the name that was reserved for this one")
+        return existing[0]
 
 
 def _log(row: Any) -> Log:
