@@ -77,7 +77,7 @@ async def test_no_server_at_all_is_unavailable() -> None:
 async def test_a_ledger_that_starts_a_moment_after_the_connection_was_refused_is_waited_for() -> None:
     with socket.socket() as kept:
         kept.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:%d" % kept.getsockname()[1]
+        address = f"127.0.0.1:{kept.getsockname()[1]}"
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         client = LedgerClient(channel)
         while channel.get_state(try_to_connect=True) is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
