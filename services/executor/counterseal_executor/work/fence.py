@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from counterseal.errors import Contained
+from counterseal.errors import Contained, NotCanonical
 from counterseal_executor import database as db
 from counterseal_executor.connectors.base import Fenced as EffectFenced
 from counterseal_executor.containment import store as containment
@@ -27,6 +27,10 @@ class AttemptFence:
         if not lease.valid:
             raise EffectFenced("LEASE_LOST", "the worker's lease ended before the effect")
         try:
+            stored = db.stored(marker)
+        except NotCanonical as error:
+            raise EffectFenced("TOO_LARGE_TO_UNDO", f"what the write found cannot be kept: {error.message}") from None
+        try:
             async with db.transaction(self._job.means.engine, lease.tenant) as conn:
                 await db.share_barrier(conn)
                 await containment.refuse_contained(conn, self._decision.statement.epochs)
@@ -42,7 +46,7 @@ class AttemptFence:
                 await db.run(
                     conn,
                     "UPDATE attempt SET marker = :marker WHERE attempt_id = :id",
-                    marker=db.stored(marker),
+                    marker=stored,
                     id=self._attempt_id,
                 )
         except Contained as error:
