@@ -8,13 +8,14 @@ from support.postgres import open_directory
 from support.suite import Suite, running_suite
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def suite() -> Iterator[Suite]:
     """Environment `prod`, tenants acme and globex, the bank as acme's target, secrets recorded on their way."""
     with open_directory("counterseal-e2e-") as home, running_suite(home) as running:
         yield running
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder; what shares the one stack shares its worker."""
     # The scan for secrets looks at what all the others left behind.

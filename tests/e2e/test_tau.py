@@ -197,6 +197,7 @@ def write_data(folder: Path, found: list[Row]) -> None:
         (folder / f"{name}.json").write_text(json.dumps(content, default=float))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @requirement("run:tau", "run:tau-any-input")
 def test_a_small_workload_ends_in_the_reference_state_with_every_write_in_the_exported_ledger(tmp_path: Path) -> None:
