@@ -14,7 +14,7 @@ async def test_a_write_of_which_the_before_image_cannot_be_kept_is_refused_for_g
     job = SimpleNamespace(
         lease=SimpleNamespace(valid=True), means=SimpleNamespace(restore=SimpleNamespace(current=True))
     )
-    fence = AttemptFence(cast(Any, job), "attempt", cast(Any, None))
+    fence = AttemptFence(cast("Any", job), "attempt", cast("Any", None))
     with pytest.raises(Fenced) as caught:
         await fence.before_commit({"before": [{"text": "x" * MAX_BYTES}], "output": {}})
     refused = refused_by_fence(caught.value)
