@@ -28,10 +28,10 @@ dev: $(STAMP) ## the whole suite on this machine, until Ctrl-C
 	$(BIN)/counterseal dev
 
 test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real servers
-	$(BIN)/pytest -n 2 --dist loadgroup -m 'not slow'
+	$(BIN)/pytest -n 3 --dist loadgroup -m 'not slow'
 
-slow: $(STAMP) ## the tests that take half a minute and more each
-	$(BIN)/pytest -n 2 --dist loadgroup -m slow
+slow: $(STAMP) ## the tests that take too long for `make test`
+	$(BIN)/pytest -n 3 --dist loadgroup -m slow
 
 tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
 	$(BIN)/python -m examples.retail.run $(if $(DATA),--data "$$DATA",--skip-if-absent) \

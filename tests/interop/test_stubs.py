@@ -30,9 +30,8 @@ def _generate(out: Path, *arguments: str, path: str | None = None) -> subprocess
 
 
 @requirement("contract:polyglot-stubs")
-@pytest.mark.parametrize(
-    "language", ["ts", pytest.param("go", marks=pytest.mark.slow), pytest.param("java", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["ts", "go", "java"])
 def test_every_method_of_the_contract_is_in_the_stubs(language: str, tmp_path: Path) -> None:
     compile_too = ["--compile"] if os.environ.get("COUNTERSEAL_COMPILE_STUBS") else []
     result = _generate(tmp_path, *compile_too, language)

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_the_interceptors_scenario_runs_and_writes_its_results(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "--quick", "--out", str(tmp_path), "interceptor"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}

@@ -25,8 +25,8 @@ async def idle(surroundings: World) -> Executor:
     [
         ("shop.refund", "crash_before", 2),
         ("shop.refund", "crash_after", 1),
-        ("shop.append", "crash_before", 2),
-        ("shop.append", "crash_after", 1),
+        pytest.param("shop.append", "crash_before", 2, marks=pytest.mark.slow),
+        pytest.param("shop.append", "crash_after", 1, marks=pytest.mark.slow),
         ("shop.keyed", "crash_after", 2),
     ],
 )
@@ -56,6 +56,7 @@ async def test_an_opaque_effect_around_which_its_process_died_is_doubt_for_a_per
     assert (plan.reason_code, plan.steps[0].state) == ("IN_DOUBT", "IN_DOUBT")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_killed_at_random_moments_every_plan_ends_truthfully(idle: Executor, surroundings: World) -> None:
     """Replayable by its seed; the moments fall before and after every durable write of a step."""
