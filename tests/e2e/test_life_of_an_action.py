@@ -187,6 +187,7 @@ async def test_a_failed_third_step_takes_the_first_two_back_and_reads_it_back(su
     assert [e["data"]["state"] for e in entries if e["type"] == "compensation.ended"] == ["ROLLED_BACK"]
 
 
+@pytest.mark.slow
 @requirement("containment:stopped", "credential:verified-dead")
 async def test_a_kill_under_load_lets_no_intent_follow_and_leaves_no_login(suite: Suite) -> None:
     stop = asyncio.Event()

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from counterseal import config as configuration
 from counterseal.api.audit.v1 import ledger_admin_pb2_grpc, ledger_pb2_grpc, reader_pb2_grpc, retention_pb2_grpc
@@ -40,8 +40,9 @@ from counterseal_audit.retention import reapply
 from counterseal_audit.retention.assembly import assemble
 from counterseal_audit.second_person import SecondPerson
 from counterseal_audit.tiles.exporter import Exporter
-from counterseal_audit.tiles.http import TileServer
-from counterseal_audit.witnesses.cosigners import Cosigners, prover
+
+if TYPE_CHECKING:  # what only some deployments use loads aiohttp, a fifth of a second, when it is used
+    from counterseal_audit.witnesses.cosigners import Cosigners
 
 
 async def build(rt: Runtime) -> Sequence[Registration]:
@@ -143,16 +144,20 @@ def start_exporting(
     exporter = Exporter(directory, logs, checkpoints, ReaderStore(rt.engine), rt.environment, disk)
     rt.spawn("export-logs", exporter.run(rt.stopping))
     if config.http.listen:
+        from counterseal_audit.tiles.http import TileServer
+
         server = TileServer(config.http, directory, ThreadPoolExecutor(4, "tiles"))
         rt.spawn("serve-logs", server.run(rt.stopping))
     return exporter
 
 
-def witnesses_of(rt: Runtime, config: AuditConfig) -> Cosigners | None:
+def witnesses_of(rt: Runtime, config: AuditConfig) -> "Cosigners | None":
     """Return the witnesses that the configuration names, None when it names none."""
     policy = config.witnesses.policy()
     if policy is None:
         return None
+    from counterseal_audit.witnesses.cosigners import Cosigners, prover
+
     return Cosigners(
         policy,
         prover(ReaderStore(rt.engine)),
@@ -162,7 +167,7 @@ def witnesses_of(rt: Runtime, config: AuditConfig) -> Cosigners | None:
     )
 
 
-async def publish(publisher: Publisher, cosigners: Cosigners | None, stopping: asyncio.Event) -> None:
+async def publish(publisher: Publisher, cosigners: "Cosigners | None", stopping: asyncio.Event) -> None:
     """Publish until `stopping`; the connections to witnesses end after the last round."""
     try:
         await publisher.run(stopping)

@@ -130,6 +130,7 @@ async def test_a_ledger_that_fails_between_intent_and_effect_means_not_sent(
     assert outcomes(surroundings).count("applied") == 2
 
 
+@pytest.mark.slow
 @requirement("effect:intent-first")
 async def test_a_plan_that_waits_for_a_service_tries_again_after_growing_pauses(
     executor: Executor, surroundings: World

@@ -39,6 +39,7 @@ def verify(running: Running) -> int:
     return main(["vault", "verify", "--json", *(str(word) for pair in options.items() for word in pair)])
 
 
+@pytest.mark.slow
 async def test_the_whole_stack_starts_below_a_directory_that_is_closed_to_others() -> None:
     with open_directory("counterseal-closed-") as home:
         hidden = home / "root-home"
@@ -53,6 +54,7 @@ async def test_the_whole_stack_starts_below_a_directory_that_is_closed_to_others
                 shutil.rmtree(Path(marker.read_text().strip()).parent)
 
 
+@pytest.mark.slow
 async def test_a_warm_start_keeps_addresses_secrets_and_data() -> None:
     import asyncio
 

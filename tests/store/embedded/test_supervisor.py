@@ -43,6 +43,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_a_killed_service_comes_back_and_all_are_gone_after_the_stop(running: Running) -> None:
     said: list[str] = []
     supervisor = Supervisor(running, said.append, command=bare)
@@ -66,6 +67,7 @@ async def test_a_killed_service_comes_back_and_all_are_gone_after_the_stop(runni
     assert not any(alive(pid) for pid in last if pid is not None)
 
 
+@pytest.mark.slow
 async def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running: Running) -> None:
     first = Supervisor(running, command=bare)
     await first.start()
