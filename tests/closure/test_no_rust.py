@@ -37,7 +37,8 @@ def closure() -> Report:
                 if stale.is_dir():
                     shutil.rmtree(stale)
             subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-            pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+            quietly = ["--quiet", "--no-compile", "--disable-pip-version-check"]
+            pip = [str(venv / "bin" / "python"), "-m", "pip", "install", *quietly]
             subprocess.run([*pip, EXTRAS], check=True, cwd=ROOT, timeout=540)
             (venv / "complete").touch()
     return inspect_site(_site(venv), ENVIRONMENT)

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from counterseal.cli import main
 from counterseal.embedded.layout import Agent, Running, Target, Wanted
 from counterseal.embedded.stack import Stack
