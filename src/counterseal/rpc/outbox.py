@@ -12,6 +12,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,10 @@ class Outbox:
         )
 
     def wake(self) -> None:
-        """Hint, after the commit, that there is something to relay; without it the relay looks every second."""
+        """Hint, after the commit, that there is something to relay; without it the relay looks every second.
+
+        It is relayed as soon as it is older than what `deliver` may still be at work on (300 ms).
+        """
         self._wake.set()
 
     async def deliver(self, event_id: str) -> Acknowledged:
@@ -307,7 +311,13 @@ class Outbox:
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
-        self._wake.clear()
+        if self._wake.is_set():
+            self._wake.clear()
+            # What was put just now is left to `deliver` for a moment; looking at once would find nothing, and then not
+            # look again for a whole second.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GRACE_MS / 1000):
+                    await stopping.wait()
 
 
 def _unblocked(table: str) -> str:

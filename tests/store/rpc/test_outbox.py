@@ -77,6 +77,24 @@ async def test_a_stream_longer_than_a_batch_is_delivered_whole(fresh_database: F
         assert seqs(ledger, "plan:p1") == list(range(1, 602))
 
 
+async def test_what_is_hinted_at_is_relayed_without_waiting_for_the_next_look(
+    fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("counterseal.rpc.outbox.IDLE_SECONDS", 600.0)
+    ledger, stopping = TinyLedger(), asyncio.Event()
+    async with outbox(fresh_database, ledger) as (box, engine):
+        task = asyncio.create_task(box.relay(stopping))
+        await asyncio.sleep(0.2)
+        async with engine.begin() as connection:
+            await box.put(connection, changed())
+        box.wake()
+        async with asyncio.timeout(30):
+            while not ledger.log:
+                await asyncio.sleep(0.02)
+        stopping.set()
+        await task
+
+
 async def test_an_outage_is_said_and_the_relay_delivers_later(fresh_database: FreshDatabase) -> None:
     ledger = TinyLedger()
     async with outbox(fresh_database, ledger) as (box, engine):
