@@ -35,8 +35,8 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
-        """Run to the end from another thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
+        """Run to the end from another thread; what takes longer is cancelled, and ends its own processes first."""
+        return asyncio.run_coroutine_threadsafe(_within(seconds, work), self.loop).result()
 
     async def here(self, work: Coroutine[Any, Any, T]) -> T:
         """Run over there, await here."""
@@ -46,6 +46,11 @@ class LoopThread:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(5)
         self.loop.close()
+
+
+async def _within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 class Suite(Behind):
