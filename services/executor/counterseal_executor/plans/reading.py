@@ -40,12 +40,15 @@ class Subject:
     context: Mapping[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Kept:
+    """Logins that readings of one plan share. readers: how many use them now; the last one gives them back."""
+
     attempt_id: str
     tenant: str
     until_ms: int
     logins: dict[tuple[str, str], Credential | None]
+    readers: int = 0
 
 
 class Reader:
@@ -92,6 +95,24 @@ class Reader:
             kept = _Kept(self._new_id(), subject.tenant, monotonic_ms() + READ_SECONDS * 1000, {})
             self._kept[key] = kept
             self._spawn(self._give_back_later(key, kept))
+        kept.readers += 1
+        try:
+            return await self._read(kept, steps, tools, subject, body, decision, token)
+        finally:
+            kept.readers -= 1
+            if self._kept.get(key) is not kept:  # given back by somebody else meanwhile
+                self._end(kept)
+
+    async def _read(
+        self,
+        kept: _Kept,
+        steps: Sequence[Step],
+        tools: Mapping[str, ToolDescriptor],
+        subject: Subject,
+        body: bytes,
+        decision: Decision,
+        token: str,
+    ) -> dict[str, tuple[Condition, ...]]:
         found: dict[str, tuple[Condition, ...]] = {}
         for step in steps:
             tool = tools[step.tool]
@@ -145,9 +166,17 @@ class Reader:
                 )
 
     def give_back(self, key: str) -> None:
-        """End a plan's read-only logins now, in the background."""
+        """End a plan's read-only logins in the background, as soon as nobody reads with them.
+
+        Of many commits of one plan the first to finish must not take the login from under the others: what they would
+        read then looks like a fault of the plan.
+        """
         kept = self._kept.pop(key, None)
-        if kept is not None and any(login is not None for login in kept.logins.values()):
+        if kept is not None:
+            self._end(kept)
+
+    def _end(self, kept: _Kept) -> None:
+        if not kept.readers and any(login is not None for login in kept.logins.values()):
             self._spawn(self._revoke(kept))
 
     async def close(self) -> None:
