@@ -178,10 +178,13 @@ class _Stream:
                 self._answer(answer)
         except grpc.RpcError as failure:
             error = from_rpc_error(failure, peer="audit")
+        except grpc.aio.UsageError:  # the channel was closed: this process is ending
+            error = LedgerUnavailable("the connection to the ledger is closed")
         except LogForked as forked:
             error = forked
         finally:
             self.ended = True
+            self._outgoing.put_nowait(None)  # gRPC's own task waits for the next request, and nobody would end it
             while self._waiting:
                 _, future = self._waiting.popleft()
                 if not future.done():

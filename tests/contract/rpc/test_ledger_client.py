@@ -1,6 +1,7 @@
 """The append client against a ledger that lies, reorders, falls silent and comes back."""
 
 import asyncio
+import gc
 import socket
 
 import grpc
@@ -160,3 +161,26 @@ def test_new_entry_names_the_field_that_is_wrong() -> None:
         new_entry("plan.exploded", {}, event_id="x", event_time_ms=1, tenant="a", environment="b")
     with pytest.raises(InputInvalid, match="event_id"):
         new_entry("log.heartbeat", {"size": 1}, event_id="not-a-uuid", event_time_ms=1, tenant="a", environment="b")
+
+
+async def test_a_stream_that_broke_leaves_no_task_behind(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = TinyLedger()
+    async with serve(ledger) as channel:
+        client = LedgerClient(channel)
+        await client.append_one(changed())
+        for seq in range(2, 6):
+            ledger.lose_answers = 1
+            await client.append_one(changed(seq=seq))
+        await client.close()
+        async with asyncio.timeout(10):
+            while any("_consume_request" in repr(task) for task in asyncio.all_tasks()):
+                gc.collect()
+                await asyncio.sleep(0.01)
+    assert not [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_a_channel_that_was_closed_is_unavailable() -> None:
+    async with serve(TinyLedger()) as channel:
+        client = LedgerClient(channel)
+    with pytest.raises(LedgerUnavailable, match="closed"):
+        await client.append_one(changed())
