@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".venv-interop"
 PYTHON = Path(os.environ.get("COUNTERSEAL_INTEROP_PYTHON") or HOME / "bin/python")
 MODULES = Path(os.environ.get("COUNTERSEAL_INTEROP_NODE") or HOME / "node/node_modules")
+DEMO = ROOT / "build" / "demo" / "ledger"
 HERE = Path(__file__).parent
 
 
@@ -90,6 +91,20 @@ def test_one_flipped_byte_is_refused_by_every_tool_that_reads_it(verifiers: list
         (copy / path).write_bytes(data)
         found = verdicts(verifiers, copy, [index])
         assert "accepted" not in found.values(), (path, at, found)
+
+
+@requirement("ledger:foreign-verifiers")
+@pytest.mark.skipif(not (DEMO / "checkpoint").exists(), reason="no build/demo/ledger here; run: make demo")
+def test_the_demos_ledger_is_accepted_and_refused_with_one_byte_flipped(verifiers: list[str], tmp_path: Path) -> None:
+    ledger = Path(shutil.copytree(DEMO, tmp_path / "ledger"))  # a demo that runs meanwhile replaces its own
+    vkey = (ledger / "vkey").read_text().removesuffix("\n")
+    size = int((ledger / "checkpoint").read_text().split("\n")[1])
+    assert set(verdicts(verifiers, ledger, sample(size), vkey).values()) == {"accepted"}
+    bundle = ledger / tiles.Tile(None, 0, 256).path
+    content = bytearray(bundle.read_bytes())
+    content[tiles.bundle_offsets(tiles.parse_bundle(tiles.Tile(None, 0, 256), bytes(content)))[100] + 5] ^= 1
+    bundle.write_bytes(content)
+    assert "accepted" not in verdicts(verifiers, ledger, [100], vkey).values()
 
 
 @requirement("ledger:foreign-verifiers")
