@@ -56,13 +56,16 @@ async def console() -> AsyncIterator[Console]:
             "prod",
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},  # as users have it
         )
-        assert dev.stdout is not None
-        first = await asyncio.wait_for(dev.stdout.readline(), 120)
-        assert first.startswith(b"counterseal is running: environment prod"), first
-        yield Console(home / "dev")
-        dev.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(dev.wait(), 60) == 0
+        try:
+            assert dev.stdout is not None
+            first = await asyncio.wait_for(dev.stdout.readline(), 120)
+            assert first.startswith(b"counterseal is running: environment prod"), first
+            yield Console(home / "dev")
+        finally:
+            dev.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(dev.wait(), 60) == 0
         assert _processes_below(home) == []
 
 

@@ -27,8 +27,8 @@ def fenced(text: str, *, limit: int = 2000) -> str:
 
 
 def say(text: str = "", *, to: TextIO | None = None) -> None:
-    """Print lines for a person; each line is escaped on its own."""
-    print("\n".join(shown(line) for line in text.split("\n")), file=to or sys.stdout)
+    """Print lines for a person, at once, also into a pipe; each line is escaped on its own."""
+    print("\n".join(shown(line) for line in text.split("\n")), file=to or sys.stdout, flush=True)
 
 
 def complain(text: str) -> None:
@@ -38,4 +38,4 @@ def complain(text: str) -> None:
 
 def emit(value: Any) -> None:
     """Print one JSON document, ASCII only: it cannot carry a terminal's control characters."""
-    print(json.dumps(value, ensure_ascii=True, sort_keys=True))
+    print(json.dumps(value, ensure_ascii=True, sort_keys=True), flush=True)
