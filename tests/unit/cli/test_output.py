@@ -29,8 +29,8 @@ def test_what_is_said_is_seen_at_once_by_whoever_reads_a_pipe() -> None:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        lines: list[bytes] = []
-        reader = threading.Thread(target=lambda: lines.extend((process.stdout.readline(), process.stdout.readline())))
+        lines, stdout = list[bytes](), process.stdout
+        reader = threading.Thread(target=lambda: lines.extend((stdout.readline(), stdout.readline())))
         reader.start()
         reader.join(10)
         seen = list(lines)
