@@ -206,7 +206,8 @@ async def _take_home(console: Console, export: Path) -> None:
             break
     assert again["size"] > size
     chain: dict[str, Any] = {}
-    for _ in range(20):  # a credential that was lent a moment ago is verified dead a moment later
+    for _ in range(120):  # the login that a proposal read with is kept for 45 s, and verified dead after that
+        await asyncio.sleep(1)
         await console.run("audit", "export", str(export))
         chain = await console.json("audit", "chain", str(export), "--vkey", str(export / "vkey"), code=None)
         if chain["verdict"] == "verified":
