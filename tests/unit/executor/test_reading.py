@@ -77,3 +77,20 @@ async def test_a_login_is_given_back_when_its_last_reader_is_done(order: str) ->
     assert (len(world.revoked), world.minted) == (1, 1)
     for task in world.tasks:
         task.cancel()
+
+
+async def test_logins_that_are_about_to_end_are_given_back_when_others_take_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, world = Slow(), World()
+    target.answer.set()
+    targets: Any = {"shop": SimpleNamespace(kind="sim")}
+    reader = Reader({"sim": target}, targets, world, world, new_id, world.spawn)  # type: ignore[dict-item, arg-type]
+    decision: Any = None
+    monkeypatch.setattr("counterseal_executor.plans.reading.READ_SECONDS", 1)  # less than the margin: never used again
+    for _ in range(2):
+        await reader.observe("plan", [STEP], TOOLS, Subject("acme", {}), b"", decision, "")
+    await world.pass_by()
+    assert (len(world.revoked), world.minted) == (1, 2)
+    for task in world.tasks:
+        task.cancel()

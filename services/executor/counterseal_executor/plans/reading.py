@@ -1,8 +1,9 @@
 """Reading preconditions: what the target looked like when the plan was made, and whether it still does."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,56 +91,51 @@ class Reader:
         key: the plan id, under which the logins are kept for a while. body: the draft or plan under the decision.
         Raises PlanInvalid when the target cannot answer these arguments, BreakerOpen when it cannot answer now.
         """
+        found: dict[str, tuple[Condition, ...]] = {}
+        with self._shared(key, subject.tenant) as kept:
+            for step in steps:
+                tool = tools[step.tool]
+                target = self._targets[step.target]
+                role = (tool.credential_role, step.target)
+                if role not in kept.logins:
+                    need = Need(kept.attempt_id, body, decision, step.id, tool, target, token)
+                    kept.logins[role] = await self._logins.read(need, READ_SECONDS + 10)
+                call = Call(
+                    attempt_id=kept.attempt_id,
+                    effect_key="",
+                    tool=tool,
+                    target=target,
+                    args=step.args,
+                    pre=(),
+                    context=subject.context,
+                    before=None,
+                    timeout_seconds=min(step.timeout_seconds, READ_SECONDS),
+                )
+                try:
+                    observed = await self._connectors[target.kind].observe(call, kept.logins[role])
+                except TargetError as error:
+                    raise _unreadable(step, error) from None
+                found[step.id] = tuple(
+                    Condition(TOOL_STATE, name, value) for name, value in sorted(observed.values.items())
+                )
+        return found
+
+    @contextlib.contextmanager
+    def _shared(self, key: str, tenant: str) -> Iterator[_Kept]:
+        """Read with the plan's logins, new ones where those kept are about to end; whoever is last gives them back."""
         kept = self._kept.get(key)
         if kept is None or kept.until_ms < monotonic_ms() + REUSE_MARGIN_MS:
-            kept = _Kept(self._new_id(), subject.tenant, monotonic_ms() + READ_SECONDS * 1000, {})
+            self.give_back(key)
+            kept = _Kept(self._new_id(), tenant, monotonic_ms() + READ_SECONDS * 1000, {})
             self._kept[key] = kept
             self._spawn(self._give_back_later(key, kept))
         kept.readers += 1
         try:
-            return await self._read(kept, steps, tools, subject, body, decision, token)
+            yield kept
         finally:
             kept.readers -= 1
             if self._kept.get(key) is not kept:  # given back by somebody else meanwhile
                 self._end(kept)
-
-    async def _read(
-        self,
-        kept: _Kept,
-        steps: Sequence[Step],
-        tools: Mapping[str, ToolDescriptor],
-        subject: Subject,
-        body: bytes,
-        decision: Decision,
-        token: str,
-    ) -> dict[str, tuple[Condition, ...]]:
-        found: dict[str, tuple[Condition, ...]] = {}
-        for step in steps:
-            tool = tools[step.tool]
-            target = self._targets[step.target]
-            role = (tool.credential_role, step.target)
-            if role not in kept.logins:
-                need = Need(kept.attempt_id, body, decision, step.id, tool, target, token)
-                kept.logins[role] = await self._logins.read(need, READ_SECONDS + 10)
-            call = Call(
-                attempt_id=kept.attempt_id,
-                effect_key="",
-                tool=tool,
-                target=target,
-                args=step.args,
-                pre=(),
-                context=subject.context,
-                before=None,
-                timeout_seconds=min(step.timeout_seconds, READ_SECONDS),
-            )
-            try:
-                observed = await self._connectors[target.kind].observe(call, kept.logins[role])
-            except TargetError as error:
-                raise _unreadable(step, error) from None
-            found[step.id] = tuple(
-                Condition(TOOL_STATE, name, value) for name, value in sorted(observed.values.items())
-            )
-        return found
 
     async def check_again(
         self,
