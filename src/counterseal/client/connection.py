@@ -68,13 +68,17 @@ class Connection:
         """Make one unary call and return its answer; raises ServiceError.
 
         method: a stub's method, made on `channel(service)`. token: the txn-token, where the method wants one.
-        repeat: whether the call may be made again after UNAVAILABLE.
+        repeat: whether the call may be made again after UNAVAILABLE. seconds: for all tries together.
         """
+        end = asyncio.get_running_loop().time() + seconds
         for attempt in range(REPEATS if repeat else 1):
             if attempt:
                 await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**attempt)
+            left = end - asyncio.get_running_loop().time()
+            if attempt and left <= 0:
+                break
             try:
-                return await method(request, timeout=seconds, metadata=metadata(token))
+                return await method(request, timeout=left, metadata=metadata(token))
             except grpc.aio.AioRpcError as error:
                 failure = from_rpc_error(error, peer=service)
             if failure.code != "UNAVAILABLE":
