@@ -6,6 +6,7 @@ in batches through the service's own append statement; a kept one is filled furt
 
 import asyncio
 import contextlib
+import itertools
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -72,9 +73,10 @@ async def opened(
 
 
 class Maker:
-    """Makes entries that are ready to be written for the price of an id and a hash: one is prepared, its id replaced.
+    """Makes entries that are ready to be written for the price of a hash: one is prepared, its id replaced by the next.
 
-    Their bytes are the service's; the request hash, which only answers repetitions, is that of the first.
+    Their bytes are the service's; the request hash, which only answers repetitions, is that of the first. Ids rise, as
+    those of producers do, behind a beginning that no other maker has.
     """
 
     def __init__(self, tenant: str = "acme") -> None:
@@ -84,10 +86,12 @@ class Maker:
         )
         self._like = engine.make(content, producer="executor", receive_time_ms=request.event_time_ms)
         self._before, self._after = self._like.entry.split(request.event_id.encode())
+        self._prefix = new_id()[:-12]
+        self._numbers = itertools.count()
 
     def one(self) -> Prepared:
         """Return a fresh entry."""
-        event_id = new_id()
+        event_id = f"{self._prefix}{next(self._numbers):012x}"
         data = self._before + event_id.encode() + self._after
         return Prepared(event_id, self._like.req_hash, leaf_hash(data), data)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 
 import asyncpg
@@ -288,8 +287,8 @@ async def test_payloads_are_written_by_the_statement_that_writes_their_entries(f
         items = [await parts.ledger._prepare(changed(stream=f"plan:{n}"), "executor") for n in range(3)]
         key = (await parts.keys.live(await parts.log(), "")).dek_id
         sealed = tuple(SealedPayload(n, date(2027, 1, 31), key, b"c%d" % n, held=False) for n in range(2))
-        items[1] = replace(items[1], payload=sealed)
-        items[2] = replace(items[2], payload=(SealedPayload(0, None, key, b"forever", held=True),))
+        items[1] = items[1]._replace(payload=sealed)
+        items[2] = items[2]._replace(payload=(SealedPayload(0, None, key, b"forever", held=True),))
         receipts = await asyncio.gather(*(await parts.writer()).submit(items))
     admin = await asyncpg.connect(database.admin_dsn)
     rows = await admin.fetch("SELECT idx, ord, due_on, held, dek_id, ciphertext FROM ledger_payload ORDER BY idx, ord")

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import NamedTuple
 from uuid import UUID
 
 from counterseal.api.audit.v1 import ledger_pb2
@@ -38,8 +39,7 @@ class SealedPayload:
     held: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """An entry that is ready to be written: its bytes and the two hashes that are stored beside it (32 bytes each).
 
     payload: its sealed part, written by the same statement.
@@ -54,6 +54,8 @@ class Prepared:
     @property
     def weight(self) -> int:
         """Bytes that the entry and its payload put into a statement."""
+        if not self.payload:
+            return len(self.entry)
         return len(self.entry) + sum(len(one.ciphertext) for one in self.payload)
 
 
@@ -102,7 +104,8 @@ def check(request: ledger_pb2.NewEntry, *, producer: str, environment: str, pers
         known = entries.check_content(content)
         if producer not in known.producers:
             raise PeerNotAllowed(f"{producer} may not write {content['type']}")
-        disclosure.check(request.disclosures, known.sealed)
+        if request.disclosures:
+            disclosure.check(request.disclosures, known.sealed)
     except VerificationError as error:
         raise InputInvalid(error.message, event_id=request.event_id[:64]) from error
     return content
@@ -117,7 +120,8 @@ def make(
     payload: tuple[SealedPayload, ...] = (),
 ) -> Prepared:
     """Return the entry of checked content, with its payload. Raises InputInvalid when it is too large."""
-    event_id, deks = str(content["event_id"]), tuple(sorted({str(one.dek_id) for one in payload}))
+    event_id = str(content["event_id"])
+    deks = tuple(sorted({str(one.dek_id) for one in payload})) if payload else ()
     try:
         data, req_hash = entries.build_hashed(content, entries.Srv(receive_time_ms, producer, deks, retention))
     except VerificationError as error:

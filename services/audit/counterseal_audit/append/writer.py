@@ -42,7 +42,7 @@ FULL_RETRY_MS = 200
 log = logging.getLogger("counterseal.audit.append")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Receipt:
     """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already.
 
@@ -58,10 +58,11 @@ class Receipt:
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    """An entry that waits. `outcome` is kept apart from the future, which its caller may have cancelled."""
+    """An entry that waits; weight: its bytes in a statement. `outcome` lives on when the caller cancels the future."""
 
     item: Prepared
     answer: "asyncio.Future[Receipt]"
+    weight: int
     outcome: Receipt | ServiceError | None = None
 
 
@@ -101,9 +102,10 @@ class LogWriter:
     def submit(self, batch: Sequence[Prepared]) -> "list[asyncio.Future[Receipt]]":
         """Queue entries in order and return a future for each; it fails with a ServiceError. Never waits."""
         loop = asyncio.get_running_loop()
-        pending = [_Pending(item, loop.create_future()) for item in batch]
+        pending = [_Pending(item, loop.create_future(), item.weight) for item in batch]
         self._queue.extend(pending)
-        self._queued_bytes += sum(item.weight for item in batch)
+        for one in pending:
+            self._queued_bytes += one.weight
         if self._flushing is None and pending:
             self._flushing = asyncio.create_task(self._drain(), name=f"flush-log-{self._log_id}")
         return [one.answer for one in pending]
@@ -159,12 +161,12 @@ class LogWriter:
         batch: list[_Pending] = []
         room = FLUSH_BYTES
         while self._queue and len(batch) < FLUSH_ENTRIES:
-            size = self._queue[0].item.weight
+            size = self._queue[0].weight
             if batch and size > room:
                 break
             room -= size
-            self._queued_bytes -= size
             batch.append(self._queue.popleft())
+        self._queued_bytes -= FLUSH_BYTES - room
         return batch
 
     async def _flush(self, batch: list[_Pending]) -> None:
