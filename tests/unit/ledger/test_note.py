@@ -9,9 +9,17 @@ from nacl.signing import SigningKey
 from counterseal.ledger import checkpoint as checkpoints
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.checkpoint import Checkpoint, open_checkpoint
-from counterseal.ledger.encoding import parse_b64
+from counterseal.ledger.encoding import b64, parse_b64
 from counterseal.ledger.errors import VerificationError
-from counterseal.ledger.note import VerifierKey, assemble, open_note, signature_line, split
+from counterseal.ledger.note import (
+    MAX_SIGNATURES,
+    Signature,
+    VerifierKey,
+    assemble,
+    open_note,
+    signature_line,
+    split,
+)
 from counterseal.ledger.proof import TlogProof
 from counterseal.ledger.tree import inclusion_path, leaf_hash, root_of
 from support.exports import KEY, ORIGIN, SIGNING, changed, log_of, sign
@@ -80,11 +88,30 @@ def test_malformed_proofs_are_refused_and_the_good_one_survives_a_round_trip() -
         ORIGIN + "\n5\n" + "A" * 42 + "==\n",
         ORIGIN + "\n5\n" + "A" * 42 + "B=\n",  # stray bits: another spelling of the same hash
         ORIGIN + "\n5\n" + "A" * 43 + "=\n\n",
+        ORIGIN + "\n5\n" + "A" * 43 + "=\next\n\next\n",
+        ORIGIN + "\n5\n" + "A" * 43 + "=",
+        ORIGIN + "\n5\n" + "A" * 43 + "=\next",
+        ORIGIN + "\n5\n" + "A" * 44 + "\n",  # 33 bytes
+        ORIGIN + "\n5\n" + "A" * 40 + "AA==\n",  # 31 bytes
+        ORIGIN + "\n5\n\n",
+        ORIGIN + "\n\n" + "A" * 43 + "=\n",
+        ORIGIN + "\n5\n",
+        ORIGIN + "\n",
+        "\n",
+        "",
     ],
 )
 def test_a_checkpoint_has_one_spelling(text: str) -> None:
     with pytest.raises(VerificationError):
         checkpoints.parse_text(text)
+
+
+@pytest.mark.parametrize("extensions", [(), ("ext",), ("one", "two ", " three")])
+def test_a_checkpoint_is_read_as_it_was_written(extensions: tuple[str, ...]) -> None:
+    checkpoint = Checkpoint(ORIGIN, 5, bytes(32), extensions)
+    assert checkpoint.text() == f"{ORIGIN}\n5\n{'A' * 43}=\n" + "".join(f"{line}\n" for line in extensions)
+    assert checkpoints.parse_text(checkpoint.text()) == checkpoint
+    assert open_checkpoint(sign(checkpoint), [KEY]) == checkpoint
 
 
 def test_a_checkpoint_signed_by_another_logs_key_is_refused() -> None:
@@ -132,3 +159,104 @@ def test_a_proof_file_proves_its_entry_and_no_other() -> None:
     for other in (logged[4], changed(99), logged[3] + b" "):
         with pytest.raises(VerificationError):
             read.verify(other, [KEY])
+
+
+SIGNED = "text\n"
+GOOD_LINE = signature_line(KEY, SIGNING.sign(SIGNED.encode()).signature)
+
+
+def line_of(raw: bytes, name: str = ORIGIN) -> str:
+    return f"\u2014 {name} {b64(raw)}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (GOOD_LINE.removeprefix("\u2014"), "does not start with an em dash"),
+        (GOOD_LINE.replace("\u2014 ", "\u2014", 1), "does not start with an em dash"),
+        (GOOD_LINE.replace("\u2014", "-", 1), "does not start with an em dash"),
+        (" " + GOOD_LINE, "does not start with an em dash"),
+        ("\u2014 \n", "not of the form"),
+        (f"\u2014 {ORIGIN}\n", "not of the form"),
+        (line_of(KEY.key_id + b"s" * 64, ""), "not of the form"),
+        (line_of(KEY.key_id + b"s" * 64, "a+b"), "not of the form"),
+        (line_of(KEY.key_id + b"s" * 64, "a\u3000b"), "not of the form"),
+        (GOOD_LINE.replace(" ", "  "), "not of the form"),
+        (f"\u2014 {ORIGIN} !\n", "not base64"),
+        (f"\u2014 {ORIGIN} \n", "shorter than its key id"),
+        (line_of(b"1234"), "shorter than its key id"),
+        (GOOD_LINE.replace("\n", " \n"), "not base64"),
+    ],
+)
+def test_a_malformed_signature_line_refuses_the_note_though_another_line_is_good(line: str, why: str) -> None:
+    for lines in ([line], [GOOD_LINE, line], [line, GOOD_LINE]):
+        with pytest.raises(VerificationError, match=why):
+            open_note(assemble(SIGNED, lines), [KEY])
+
+
+def test_a_signature_line_is_a_name_an_id_and_what_follows() -> None:
+    assert split(assemble(SIGNED, [line_of(b"1234s")]))[1] == (Signature(ORIGIN, b"1234", b"s"),)
+    assert split(assemble(SIGNED, [GOOD_LINE]))[1][0].value == SIGNING.sign(SIGNED.encode()).signature
+
+
+def test_a_known_id_under_another_name_and_a_known_name_under_another_id_are_unknown_keys() -> None:
+    value = SIGNING.sign(SIGNED.encode()).signature
+    for line in (line_of(KEY.key_id + value, "other"), line_of(b"1234" + value)):
+        with pytest.raises(VerificationError, match="no signature by a known key"):
+            open_note(assemble(SIGNED, [line]), [KEY])
+        assert open_note(assemble(SIGNED, [line, GOOD_LINE]), [KEY]).signers == (KEY,)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 63])
+def test_a_signature_of_another_length_refuses_the_note(cut: int) -> None:
+    value = SIGNING.sign(SIGNED.encode()).signature
+    for other in (value[:-cut], value + b"\0" * cut, value[cut:]):
+        with pytest.raises(VerificationError, match="does not verify"):
+            open_note(assemble(SIGNED, [signature_line(KEY, other)]), [KEY])
+
+
+def test_every_changed_byte_of_a_signed_text_is_noticed() -> None:
+    data = assemble(SIGNED, [GOOD_LINE])
+    for at in range(len(data)):
+        with pytest.raises(VerificationError):
+            open_note(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :], [KEY])
+
+
+def test_no_part_of_a_note_is_a_note() -> None:
+    data = assemble(SIGNED, [GOOD_LINE])
+    for end in range(len(data)):
+        with pytest.raises(VerificationError):
+            open_note(data[:end], [KEY])
+    for start in range(1, len(data)):
+        with pytest.raises(VerificationError):
+            open_note(data[start:], [KEY])
+
+
+def test_a_signer_counts_once_and_a_reader_lists_each_key_once() -> None:
+    assert open_note(assemble(SIGNED, [GOOD_LINE, GOOD_LINE]), [KEY]).signers == (KEY,)
+    with pytest.raises(VerificationError, match="listed twice"):
+        open_note(assemble(SIGNED, [GOOD_LINE]), [KEY, KEY])
+    with pytest.raises(VerificationError, match="no signature by a known key"):
+        open_note(assemble(SIGNED, [GOOD_LINE]), [])
+
+
+def test_as_many_signatures_are_read_as_is_stated_and_no_more() -> None:
+    lines = [GOOD_LINE, *(line_of(b"%05d" % n) for n in range(MAX_SIGNATURES))]
+    assert MAX_SIGNATURES == 100
+    assert open_note(assemble(SIGNED, lines[:-1]), [KEY]).signers == (KEY,)
+    with pytest.raises(VerificationError, match="at most 100"):
+        open_note(assemble(SIGNED, lines), [KEY])
+
+
+def test_what_surrounds_a_note_belongs_to_it() -> None:
+    for data, why in (
+        (b"", "no blank line"),
+        (b"text\n\n", "has no signatures"),
+        (f"text\n\n{GOOD_LINE[:-1]}".encode(), "does not end in a newline"),
+        (f"text\n{GOOD_LINE}".encode(), "no blank line"),
+        (assemble(SIGNED, [GOOD_LINE]) + b"\n", "has no signatures"),
+        (f"text\n\n\n{GOOD_LINE}".encode(), "does not verify"),
+        (assemble(SIGNED, [GOOD_LINE]) + b"\n\n", "has no signatures"),
+    ):
+        with pytest.raises(VerificationError, match=why):
+            open_note(data, [KEY])
