@@ -26,11 +26,11 @@ _ALGORITHMS = (ED25519, COSIGNATURE)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A log or a witness: its key, None when its algorithm is not ours, and where it answers, if that is given."""
+    """A log or a witness: its key, None when its algorithm is not ours, and where it answers, "" if it does not say."""
 
     name: str
     key: VerifierKey | None
-    url: str = ""
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def parse(data: bytes) -> Policy:
     if bad is not None:
         raise VerificationError(f"the policy holds a control character at byte {bad.start()}")
     reader = _Reader()
-    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
+    for number, line in enumerate(data.decode(errors="surrogateescape").split("\n"), 1):
         words = _SPACE.split(line.strip(" \t"))
         if words == [""] or words[0].startswith("#"):
             continue
