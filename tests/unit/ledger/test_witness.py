@@ -146,6 +146,8 @@ NOTE = note_of(LOG[:3], OLD)
         b"old 0\n" + NOTE,
         b"\n\n" + NOTE,
         b"old\n\n" + NOTE,
+        b"0\n\n" + NOTE,
+        b"old0\n\n" + NOTE,
         b"old  0\n\n" + NOTE,
         b"old -1\n\n" + NOTE,
         b"old 00\n\n" + NOTE,
@@ -169,6 +171,30 @@ def test_a_malformed_request_is_a_bad_request(data: bytes) -> None:
     with pytest.raises(Refused) as caught:
         origin_of(data)
     assert caught.value.status == 400
+
+
+def test_a_request_has_all_its_parts_and_no_more_bytes_than_is_stated() -> None:
+    head = b"old 0\n\n"
+    longest = head + b"x" * (MAX_REQUEST_BYTES - len(head))
+    assert len(AddCheckpoint.parse(longest).note) == MAX_REQUEST_BYTES - len(head)
+    for bad, why in (
+        (longest + b"x", "at most 1048576"),
+        (b"old 0\n", "a request is an old size"),
+        (b"0\n\n" + NOTE, "a request is an old size"),
+    ):
+        with pytest.raises(VerificationError, match=why):
+            AddCheckpoint.parse(bad)
+
+
+def test_a_refusal_says_why() -> None:
+    answer = refused(ask(7, 5), head(7))
+    assert str(answer) == answer.message == "the old size is larger than the checkpoint's"
+    assert (answer.size, answer.evidence) == (None, None)
+    answer = refused(ask(2, 7), head(3))
+    assert (answer.message, answer.size, answer.evidence) == ("the last cosigned size is 3", 3, None)
+    with pytest.raises(Refused) as caught:
+        check(ask(0, 3), None, {})
+    assert caught.value.message == "this witness does not know the log"
 
 
 def test_as_many_proof_lines_as_the_specification_allows_are_read() -> None:
