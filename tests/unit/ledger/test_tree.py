@@ -10,9 +10,13 @@ from counterseal.ledger import tree
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import (
     EMPTY_ROOT,
+    MAX_SIZE,
     Frontier,
+    Span,
     consistency_path,
+    consistency_spans,
     inclusion_path,
+    inclusion_spans,
     leaf_hash,
     node_hash,
     perfect_root,
@@ -59,6 +63,27 @@ def subproof(m: int, d: list[bytes], is_whole: bool) -> list[bytes]:
 
 
 sizes = st.integers(1, len(LEAVES))
+
+
+KNOWN = {
+    "": "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "00": "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "10": "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    "2021": "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "3031": "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    "40414243": "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    "5051525354555657": "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    "606162636465666768696a6b6c6d6e6f": "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+}
+"""The tree that implementations of RFC 6962 are compared by: an entry, and the root once it is in."""
+
+
+def test_the_tree_that_others_have_too() -> None:
+    assert root_of([]).hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    leaves = [leaf_hash(bytes.fromhex(data)) for data in KNOWN]
+    assert [root_of(leaves[:size]).hex() for size in range(1, 9)] == list(KNOWN.values())
+    assert perfect_root(leaves).hex() == list(KNOWN.values())[-1]
+    assert Frontier().root() == EMPTY_ROOT == root_of([])
 
 
 def test_the_reference_tree() -> None:
@@ -179,3 +204,73 @@ def test_a_hash_of_another_length_is_refused_before_anything_is_made_of_it() -> 
             with pytest.raises(VerificationError, match="SHA-256 has 32"):
                 tree.verify_consistency(1, 1, old, new, [])
     assert tree.MAX_SIZE == 2**63 - 1
+
+
+@pytest.mark.parametrize("size", range(1, 40))
+def test_spans_are_those_of_the_rfc_for_every_place(size: int) -> None:
+    def root(span: Span) -> bytes:
+        return mth(LEAVES[span.start : span.end])
+
+    for index in range(size):
+        spans = inclusion_spans(index, size)
+        assert [root(span) for span in spans] == path(index, LEAVES[:size])
+        verify_inclusion(index, size, LEAVES[index], [root(span) for span in spans], mth(LEAVES[:size]))
+    for old in range(1, size + 1):
+        spans = consistency_spans(old, size)
+        assert [root(span) for span in spans] == subproof(old, LEAVES[:size], is_whole=True)
+        verify_consistency(old, size, mth(LEAVES[:old]), mth(LEAVES[:size]), [root(span) for span in spans])
+    for span in [Span(start, end) for end in range(1, size + 1) for start in range(end)]:
+        parts = span.perfect_parts()
+        assert [at for height, index in parts for at in range(index << height, (index + 1) << height)] == list(
+            range(span.start, span.end)
+        )
+
+
+def test_the_largest_tree_has_proofs_and_a_frontier_and_no_larger_one_has() -> None:
+    assert len(inclusion_spans(MAX_SIZE - 1, MAX_SIZE)) == 62
+    assert len(inclusion_spans(0, MAX_SIZE)) == 63
+    assert consistency_spans(MAX_SIZE, MAX_SIZE) == []
+    assert consistency_spans(1 << 62, MAX_SIZE) == [Span(1 << 62, MAX_SIZE)]
+    assert Frontier.parse(MAX_SIZE, bytes(63 * 32)).size == MAX_SIZE
+    assert Frontier.parse(0, b"") == Frontier()
+    for attack in (
+        lambda: inclusion_spans(0, MAX_SIZE + 1),
+        lambda: inclusion_spans(0, 0),
+        lambda: consistency_spans(1 << 63, 1 << 63),
+        lambda: consistency_spans(1, MAX_SIZE + 1),
+        lambda: Frontier.parse(MAX_SIZE + 1, bytes(32)),
+        lambda: Frontier.parse(-1, bytes(32)),
+        lambda: Frontier.parse(0, bytes(32)),
+        lambda: Frontier.parse(1, b""),
+        lambda: Frontier.parse(1, bytes(31)),
+    ):
+        with pytest.raises(VerificationError):
+            attack()
+
+
+def test_what_does_not_prove_growth_is_a_fork_and_what_has_not_the_form_of_a_proof_is_tampered() -> None:
+    old_root, new_root, proof = mth(LEAVES[:5]), mth(LEAVES[:9]), consistency_path(5, LEAVES[:9])
+    other = leaf_hash(b"other")
+    for attack, kind in (
+        ((5, 9, other, new_root, proof), "forked"),
+        ((5, 9, old_root, other, proof), "forked"),
+        ((5, 9, old_root, new_root, [other, *proof[1:]]), "forked"),
+        ((8, 9, old_root, new_root, [other]), "forked"),
+        ((5, 5, old_root, other, []), "forked"),
+        ((5, 9, old_root, new_root, proof[:-1]), "tampered"),
+        ((5, 5, old_root, old_root, [other]), "tampered"),
+        ((5, 9, old_root[:-1], new_root, proof), "tampered"),
+    ):
+        with pytest.raises(VerificationError) as caught:
+            verify_consistency(*attack)
+        assert caught.value.kind == kind
+
+
+def test_every_complete_subtree_is_reported_with_its_height_and_index() -> None:
+    seen: list[tuple[int, int, bytes]] = []
+    Frontier().extend(LEAVES[:64], lambda height, index, node: seen.append((height, index, node)))
+    assert sorted(seen) == [
+        (height, index, mth(LEAVES[index << height : (index + 1) << height]))
+        for height in range(1, 7)
+        for index in range(64 >> height)
+    ]
