@@ -49,10 +49,11 @@ from counterseal_audit.checkpoints.heads import SignedHeads
 from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.seams import Witnesses
 from counterseal_audit.checkpoints.store import CheckpointStore
-from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page, VaultAnchors
+from counterseal_audit.logs.anchors import AnchorMoved, Birth, Page
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, Sealer, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import Log, LogStore
+from counterseal_audit.logs.vault_anchors import VaultAnchors
 from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower

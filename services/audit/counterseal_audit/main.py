@@ -25,10 +25,10 @@ from counterseal_audit.checkpoints.publisher import Publisher
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.config import AuditConfig
 from counterseal_audit.database import unsafe_settings
-from counterseal_audit.logs.anchors import VaultAnchors
 from counterseal_audit.logs.births import Births
 from counterseal_audit.logs.keys import HeadMacKey, PseudonymKeys, VaultLogSigner, VaultSealer
 from counterseal_audit.logs.store import LogStore
+from counterseal_audit.logs.vault_anchors import VaultAnchors
 from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from counterseal.errors import AnchorMissing
 from counterseal.ledger.checkpoint import open_checkpoint
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tree import Frontier, leaf_hash, root_of
@@ -70,6 +71,24 @@ def test_an_anchor_or_head_that_the_entries_do_not_add_up_to_is_a_fork() -> None
             with pytest.raises(VerificationError) as caught:
                 check()
             assert caught.value.kind == "forked"
+
+
+@pytest.mark.parametrize("signed", range(4))
+@pytest.mark.parametrize("reserved", range(4))
+@pytest.mark.parametrize("size", range(4))
+def test_signatures_reach_from_the_last_one_through_the_anchor_to_the_head(
+    signed: int, reserved: int, size: int
+) -> None:
+    anchor = Anchor(reserved, b"\0" * 32)
+    if signed <= reserved <= size:
+        engine.check_reach(signed, anchor, size)
+    elif reserved < signed:
+        with pytest.raises(AnchorMissing, match=r"^the log's anchor is older than its last signed checkpoint$"):
+            engine.check_reach(signed, anchor, size)
+    else:
+        with pytest.raises(VerificationError, match=f"the anchor says {reserved} entries, the head {size}") as caught:
+            engine.check_reach(signed, anchor, size)
+        assert caught.value.kind == "forked"
 
 
 def test_rotations_of_this_log_s_own_key_are_found_with_their_places() -> None:

@@ -1,5 +1,7 @@
 """The head MAC covers every field of the head row and the name of its log."""
 
+import hmac
+import struct
 from dataclasses import replace
 
 import pytest
@@ -35,6 +37,25 @@ def test_only_the_head_that_was_sealed_passes() -> None:
     for stranger in (replace(MAC, origin="example.org/log2"), replace(MAC, key=b"K" * 32), replace(MAC, origin="")):
         with pytest.raises(VerificationError):
             stranger.check(HEAD)
+
+
+def test_the_mac_is_over_these_bytes() -> None:
+    for size, is_open in ((0, True), (5, True), (5, False), (6, True)):
+        head = Frontier().extend(leaf_hash(b"%d" % n) for n in range(size))
+        text = b"counterseal ledger-head v1\0" + struct.pack(">I", 15) + b"example.org/log"
+        text += struct.pack(">BQ", is_open, size) + head.root() + b"".join(head.hashes)
+        assert MAC.of(head, is_open=is_open) == hmac.new(b"k" * 32, text, "sha256").digest()
+
+
+def test_each_refusal_is_a_fork_and_says_which() -> None:
+    for forged, why in (
+        (replace(HEAD, root=b"\0" * 32), "root is not that of its frontier"),
+        (replace(HEAD, mac=None), "MAC is not ours"),
+        (replace(HEAD, mac=b"\0" * 32), "MAC is not ours"),
+    ):
+        with pytest.raises(VerificationError, match=why) as caught:
+            MAC.check(forged)
+        assert caught.value.kind == "forked"
 
 
 def test_the_key_is_not_in_its_own_words() -> None:

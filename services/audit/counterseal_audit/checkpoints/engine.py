@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from counterseal.errors import AnchorMissing
 from counterseal.ledger import ed25519
 from counterseal.ledger import entry as entries
 from counterseal.ledger.checkpoint import Checkpoint, open_checkpoint
@@ -75,6 +76,18 @@ def start_of(published: Published | None, keys: Sequence[VerifierKey]) -> Fronti
     if (signed.origin, signed.size, signed.root) != (keys[0].name, frontier.size, frontier.root()):
         raise VerificationError("the stored frontier is not that of the last signed checkpoint", kind="forked")
     return frontier
+
+
+def check_reach(signed: int, anchor: Anchor, size: int) -> None:
+    """Raise unless the anchor lies between the last signed size and the head's.
+
+    AnchorMissing: the anchor is from before the last checkpoint, so people must judge which of the two is right.
+    VerificationError: the head is shorter than what was reserved, so the database lost entries.
+    """
+    if anchor.size < signed:
+        raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
+    if size < anchor.size:
+        raise VerificationError(f"the anchor says {anchor.size} entries, the head {size}", kind="forked")
 
 
 def grow(frontier: Frontier, stored: Iterable[bytes]) -> Frontier:

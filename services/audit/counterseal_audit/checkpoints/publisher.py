@@ -202,10 +202,7 @@ class Publisher:
         head = await self.ledger.head(one)
         size = head.frontier.size
         frontier = engine.start_of(last.published if last else None, ring.keys)
-        if anchor.size < frontier.size:
-            raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
-        if size < anchor.size:
-            raise VerificationError(f"the anchor says {anchor.size} entries, the head {size}", kind="forked")
+        engine.check_reach(frontier.size, anchor, size)
         rotations: list[Rotation] = []
         for end in (anchor.size, size):
             async for chunk in self.store.entries(one.log_id, frontier.size, end):
