@@ -2,6 +2,7 @@
 
 import ast
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,10 +30,15 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
 }
 
+OPPOSITE = {"any": "all", "all": "any", "min": "max", "max": "min"}
+
 
 @dataclass(frozen=True)
 class Mutant:
-    """A changed tree, the line of the change, and what was changed in words that stay the same when lines move."""
+    """A changed tree, the line of the change, and what was changed in words that stay the same when lines move.
+
+    No two mutants of a source have the same words.
+    """
 
     line: int
     what: str
@@ -43,14 +49,18 @@ def mutants(source: str) -> Iterator[Mutant]:
     """Yield every mutant of a module. Texts of errors, docstrings and annotations are left alone."""
     tree = ast.parse(source)
     lines = source.split("\n")
+    seen: Counter[str] = Counter()
     for node, change in _changes(tree):
         fresh = copy.deepcopy(tree)
         twin = _twin(tree, fresh, node)
         before = ast.unparse(node)
         change(twin)
-        after = "(nothing)" if isinstance(node, ast.Raise) else ast.unparse(twin)
+        after = "(nothing)" if isinstance(node, ast.Raise | ast.Expr) else ast.unparse(twin)
         line = node.lineno  # type: ignore[attr-defined]
-        yield Mutant(line, f"{lines[line - 1].strip()} :: {before} -> {after}", ast.fix_missing_locations(fresh))
+        what = f"{lines[line - 1].strip()} :: {before} -> {after}"
+        seen[what] += 1
+        again = f" ({seen[what]})" if seen[what] > 1 else ""
+        yield Mutant(line, what + again, ast.fix_missing_locations(fresh))
 
 
 Change = tuple[ast.AST, Callable[[ast.AST], None]]
@@ -72,8 +82,12 @@ def _changes(tree: ast.Module) -> Iterator[Change]:
             yield node, lambda twin, opposite=opposite: setattr(twin, "op", opposite())  # type: ignore[misc]
         elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             yield node, _drop_not
-        elif isinstance(node, ast.Raise):
-            yield node, _drop_raise
+        elif isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+            yield node, _drop
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OPPOSITE:
+            yield node, _other_call
+        elif isinstance(node, ast.If | ast.IfExp) and isinstance(node.test, ast.Name | ast.Attribute | ast.Call):
+            yield node.test, _negate
         elif isinstance(node, ast.Constant) and not isinstance(node.value, type(None) | type(...)):
             yield node, _other_constant
 
@@ -114,11 +128,24 @@ def _drop_not(twin: ast.AST) -> None:
     twin.operand = ast.UnaryOp(ast.Not(), twin.operand)
 
 
-def _drop_raise(twin: ast.AST) -> None:
-    """`raise X` becomes `if False: raise`, so that the block keeps a statement."""
-    assert isinstance(twin, ast.Raise)
-    twin.__class__ = ast.Pass  # type: ignore[assignment]
+def _drop(twin: ast.AST) -> None:
+    """`raise X` or a call whose result nobody takes becomes `pass`, so that the block keeps a statement."""
+    twin.__class__ = ast.Pass
     twin.__dict__ = {key: value for key, value in twin.__dict__.items() if "line" in key or "col" in key}
+
+
+def _other_call(twin: ast.AST) -> None:
+    assert isinstance(twin, ast.Call)
+    assert isinstance(twin.func, ast.Name)
+    twin.func.id = OPPOSITE[twin.func.id]
+
+
+def _negate(twin: ast.AST) -> None:
+    """What is tested becomes its opposite. In place: a copy of the node is what is denied."""
+    inner = copy.copy(twin)
+    twin.__class__ = ast.UnaryOp
+    twin.__dict__ = {key: value for key, value in twin.__dict__.items() if "line" in key or "col" in key}
+    twin.op, twin.operand = ast.Not(), inner  # type: ignore[attr-defined]
 
 
 def _other_constant(twin: ast.AST) -> None:
