@@ -21,8 +21,8 @@
       ABORTED
         VersionMismatch
       UNAVAILABLE
-        PolicyUnavailable CredentialsUnavailable LedgerUnavailable CheckpointStale ContainmentStale
-        SealUnavailable BreakerOpen
+        PolicyUnavailable CredentialsUnavailable ExecutorUnavailable LedgerUnavailable CheckpointStale
+        ContainmentStale SealUnavailable BreakerOpen
       INTERNAL
         InternalError
 
@@ -98,6 +98,7 @@ NEXT_ACTION: Mapping[str, str] = {
     "READER_TOO_SLOW": "RETRY",
     "POLICY_UNAVAILABLE": "RETRY",
     "CREDENTIALS_UNAVAILABLE": "RETRY",
+    "EXECUTOR_UNAVAILABLE": "RETRY",
     "LEDGER_UNAVAILABLE": "RETRY",
     "CHECKPOINT_STALE": "RETRY",
     "CONTAINMENT_STALE": "RETRY",
@@ -443,6 +444,13 @@ class CredentialsUnavailable(ServiceError):
 
     code = "UNAVAILABLE"
     reason = "CREDENTIALS_UNAVAILABLE"
+
+
+class ExecutorUnavailable(ServiceError):
+    """The executor did not answer; it may have taken the call. The same call with the same key is safe to repeat."""
+
+    code = "UNAVAILABLE"
+    reason = "EXECUTOR_UNAVAILABLE"
 
 
 class LedgerUnavailable(ServiceError):

@@ -101,6 +101,7 @@ async def _directly(client: "Client", scope: str, reason: str, seconds: float) -
     """Tell both that keep a barrier, side by side: a hung one must not delay the other."""
     from counterseal.api.credentials.v1 import grant_admin_pb2, grant_admin_pb2_grpc
     from counterseal.api.executor.v1 import operator_pb2, operator_pb2_grpc
+    from counterseal.cli import describe
     from counterseal.cli.views import moment
     from counterseal.errors import ServiceError
 
@@ -126,7 +127,7 @@ async def _directly(client: "Client", scope: str, reason: str, seconds: float) -
     problems = ["policy: did not answer; it adopts this trip when it is back"]
     for name, answer in (("executor", halted), ("credentials", revoked)):
         if isinstance(answer, ServiceError):
-            problems.append(f"{name}: {answer.reason}: {answer.message}")
+            problems.append(f"{name}: {describe(answer)}")
         elif isinstance(answer, BaseException):
             raise answer
     if isinstance(halted, ServiceError) and isinstance(revoked, ServiceError):

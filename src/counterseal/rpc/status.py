@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from counterseal.errors import (
     CredentialsUnavailable,
+    ExecutorUnavailable,
     InputInvalid,
     InternalError,
     LedgerUnavailable,
@@ -30,6 +31,7 @@ MAX_SUM_BYTES = 2048
 _UNAVAILABLE: Mapping[str, type[ServiceError]] = {
     "policy": PolicyUnavailable,
     "credentials": CredentialsUnavailable,
+    "executor": ExecutorUnavailable,
     "audit": LedgerUnavailable,
 }
 _NO_ANSWER = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})

@@ -4,14 +4,16 @@ import asyncio
 from typing import Any
 
 import asyncpg
+import grpc
 import pytest
 
 from counterseal.api.common.v1 import containment_pb2 as common
 from counterseal.api.policy.v1 import containment_pb2 as pb
-from counterseal.errors import InputInvalid, NotFound, RoleRequired, TokenRevoked, VersionMismatch
+from counterseal.errors import ExecutorUnavailable, InputInvalid, NotFound, RoleRequired, TokenRevoked, VersionMismatch
 from counterseal.identity import Caller
 from counterseal.ledger import entry as entries
 from counterseal_policy.containment.engine import newer, owner, rose
+from counterseal_policy.containment.peers import Peers
 from support.policy_service import CONTEXT, Service, agent, human, plan, policy_service
 from support.postgres import FreshDatabase
 from support.requirements import requirement
@@ -259,3 +261,16 @@ def test_epochs_only_rise_and_at_equal_epochs_stopped_wins() -> None:
 def test_the_environments_own_scope_belongs_to_the_system() -> None:
     assert owner("environment:prod", "prod") == "_system"
     assert owner("agent:acme/bot", "prod") == "acme"
+
+
+async def test_a_stop_names_the_services_that_did_not_answer_and_what_to_do() -> None:
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as nobody:
+        moments = await Peers(nobody, nobody).stop("tenant:acme", 1, "INCIDENT", 5.0)
+        with pytest.raises(ExecutorUnavailable):
+            await Peers(nobody, nobody).barrier("executor")
+    assert moments.stopped_time_ms is None
+    assert sorted(problem.split(": ")[:2] for problem in moments.problems) == [
+        ["credentials", "CREDENTIALS_UNAVAILABLE"],
+        ["executor", "EXECUTOR_UNAVAILABLE"],
+    ]
+    assert all(problem.endswith("(next: RETRY)") for problem in moments.problems)

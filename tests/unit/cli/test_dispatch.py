@@ -54,7 +54,8 @@ def test_every_error_has_an_exit_code_of_the_suite() -> None:
     codes = {reason: exit_code(cls.__new__(cls)) for reason, cls in all_errors().items()}
     assert codes["APPROVAL_REQUIRED"] == 6
     assert codes["IN_DOUBT"] == 7
-    assert {codes[r] for r in ("POLICY_UNAVAILABLE", "LEDGER_UNAVAILABLE", "CREDENTIALS_UNAVAILABLE")} == {8}
+    unavailable = ("POLICY_UNAVAILABLE", "LEDGER_UNAVAILABLE", "CREDENTIALS_UNAVAILABLE", "EXECUTOR_UNAVAILABLE")
+    assert {codes[reason] for reason in unavailable} == {8}
     assert {codes[r] for r in ("PEER_NOT_ALLOWED", "TOKEN_INVALID", "ROLE_REQUIRED", "CONTAINED")} == {5}
     assert codes["INTERNAL"] == 1
     assert {codes[r] for r in ("PLAN_DIGEST_MISMATCH", "NOT_FOUND", "INPUT_INVALID", "NOT_CANONICAL")} == {3}

@@ -7,7 +7,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from counterseal.api.common.v1 import reason_pb2
-from counterseal.errors import NEXT_ACTION, InternalError, LedgerUnavailable, ServiceError, all_errors
+from counterseal.errors import (
+    NEXT_ACTION,
+    ExecutorUnavailable,
+    InternalError,
+    LedgerUnavailable,
+    ServiceError,
+    all_errors,
+)
 from counterseal.rpc.status import DETAILS_KEY, PeerUnavailable, from_rpc_error, to_status
 from support.requirements import requirement
 
@@ -78,5 +85,6 @@ def test_a_message_that_grpc_itself_refuses_is_the_callers_to_make_smaller() -> 
 def test_no_answer_names_the_service_that_was_called() -> None:
     silent = FakeRpcError(grpc.StatusCode.UNAVAILABLE)
     assert type(from_rpc_error(silent, peer="audit")) is LedgerUnavailable
-    assert type(from_rpc_error(silent, peer="executor")) is PeerUnavailable
+    assert type(from_rpc_error(silent, peer="executor")) is ExecutorUnavailable
+    assert type(from_rpc_error(silent, peer="issuer")) is PeerUnavailable
     assert from_rpc_error(silent).code == "UNAVAILABLE"

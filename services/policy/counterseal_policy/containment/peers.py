@@ -86,4 +86,4 @@ class Peers:
 
 def _problem(peer: str, error: grpc.aio.AioRpcError) -> str:
     mapped: ServiceError = from_rpc_error(error, peer=peer)
-    return f"{peer}: {mapped.reason}"
+    return f"{peer}: {mapped.reason}: {mapped.message} (next: {mapped.next_action})"

@@ -166,6 +166,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The target definitely refused the effect; `error_code` says how. Next action: NONE."""
     REASON_APPROVAL_REJECTED: _Reason.ValueType  # 71
     """A person refused the plan; one refusal ends it. Propose another plan. Next action: NONE."""
+    REASON_EXECUTOR_UNAVAILABLE: _Reason.ValueType  # 72
+    """The executor did not answer; it may have taken the call. Repeat it with the same key. Next action: RETRY."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Every reason that a denial, an error or a step outcome can carry.
@@ -317,4 +319,6 @@ REASON_TARGET_REFUSED: Reason.ValueType  # 70
 """The target definitely refused the effect; `error_code` says how. Next action: NONE."""
 REASON_APPROVAL_REJECTED: Reason.ValueType  # 71
 """A person refused the plan; one refusal ends it. Propose another plan. Next action: NONE."""
+REASON_EXECUTOR_UNAVAILABLE: Reason.ValueType  # 72
+"""The executor did not answer; it may have taken the call. Repeat it with the same key. Next action: RETRY."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
