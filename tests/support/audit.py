@@ -26,7 +26,7 @@ from counterseal.api.audit.v1 import (
 from counterseal.cli import main as cli
 from counterseal.client.export import write_export
 from counterseal.clock import system_clock
-from counterseal.errors import InputInvalid, InternalError, ServiceError
+from counterseal.errors import InputInvalid, InternalError, SealUnavailable, ServiceError
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
@@ -85,6 +85,19 @@ class LocalLogSigner:
     async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
         self.signatures += len(messages)
         return [self.keys[version].sign(message).signature for message in messages]
+
+
+class SealedSigner(LocalLogSigner):
+    """A signer whose Vault can be away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+
+    async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
+        if self.away:
+            raise SealUnavailable
+        return await super().sign_batch(messages, version)
 
 
 class LocalAnchors:

@@ -21,6 +21,7 @@ from typing import Any, cast
 import grpc
 import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
+from nacl.signing import SigningKey
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from counterseal.api.audit.v1 import ledger_pb2_grpc, reader_pb2_grpc
@@ -88,6 +89,8 @@ OMAR = Caller(
     txn="0199d0a0-0000-7000-8000-0000000000dd",
     roles=frozenset({"operator"}),
 )
+LOG_KEY = bytes(SigningKey(b"\x01" * 32).verify_key)
+"""What `support.audit.LocalLogSigner` signs logs by."""
 IDA = replace(OMAR, subject="user:ida", person_id="ida", token="token-of-ida")
 
 
@@ -405,14 +408,22 @@ class Executor:
 
 @dataclass(frozen=True)
 class Keys:
-    """The one decision key that exists."""
+    """The one decision key that exists, and the keys that sign logs; `rotated` are those that a refresh shows."""
 
     public_key: bytes
+    log_keys: list[bytes] = field(default_factory=lambda: [LOG_KEY])
+    rotated: list[bytes] = field(default_factory=list)
 
     async def get(self, kid: str, active_only: bool = True) -> bytes:
         if kid != "decision-prod:1":
             raise LookupError(kid)
         return self.public_key
+
+    async def versions(self, name: str) -> list[bytes]:
+        return list(self.log_keys) if name == "log-prod" else []
+
+    async def refresh(self) -> None:
+        self.log_keys.extend(self.rotated)
 
 
 @dataclass
@@ -431,8 +442,8 @@ class World:
     check_traces: bool = True
     """Off where a test itself broke what is stored."""
 
-    async def start(self, **changes: Any) -> Executor:
-        runtime = SmallRuntime(self.engine, self.channels, Keys(self.policy.signer.public_key))
+    async def start(self, keys: Keys | None = None, **changes: Any) -> Executor:
+        runtime = SmallRuntime(self.engine, self.channels, keys or Keys(self.policy.signer.public_key))
         services = await assemble(cast("Runtime", runtime), replace(self.config, **changes), self.broker)
         plans, tools, operator = (service for _, service in services)
         executor = Executor(

@@ -11,6 +11,9 @@ from counterseal.documents.tool import CONNECTORS
 from counterseal_executor.connectors.base import Target
 
 SECTION = "executor"
+DURABLE, CHECKPOINTED = "DURABLE", "CHECKPOINTED"
+MAX_CHECKPOINT_WAIT_SECONDS = 30
+"""The ledger lets nobody wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class ExecutorConfig:
     max_workers: plans driven at once by this process.
     containment_stale_seconds: age of the containment stream after which nothing above read-only starts.
     checkpoint_stale_seconds: age of the oldest entry without a signed checkpoint from which on nothing is committed.
+    r4_intents: what the intent of an irreversible step (R4) must be before anything is sent: DURABLE in the ledger, or
+      CHECKPOINTED, which is covered by a signed checkpoint as well.
+    checkpoint_wait_seconds: how long such a step waits for that checkpoint; it is not sent without.
     two_people: whether tools need a second person's call; None: in the environment `prod` only.
     """
 
@@ -32,6 +38,8 @@ class ExecutorConfig:
     max_workers: int = 16
     containment_stale_seconds: float = 5.0
     checkpoint_stale_seconds: float = 60.0
+    r4_intents: str = DURABLE
+    checkpoint_wait_seconds: float = 10.0
     two_people: bool | None = None
 
     def needs_two_people(self, environment: str) -> bool:
@@ -46,6 +54,8 @@ class _Plain:
     max_workers: int = 16
     containment_stale_seconds: float = 5.0
     checkpoint_stale_seconds: float = 60.0
+    r4_intents: str = DURABLE
+    checkpoint_wait_seconds: float = 10.0
     two_people: bool | None = None
 
 
@@ -70,6 +80,10 @@ def bind_config(table: Mapping[str, Any]) -> ExecutorConfig:
             targets[alias] = Target(alias, value["kind"], settings)
     if plain.lease_seconds < 1:
         problems.append(f"{SECTION}.lease_seconds: must be at least 1")
+    if plain.r4_intents not in (DURABLE, CHECKPOINTED):
+        problems.append(f"{SECTION}.r4_intents: must be {DURABLE} or {CHECKPOINTED}")
+    if not 0 < plain.checkpoint_wait_seconds <= MAX_CHECKPOINT_WAIT_SECONDS:
+        problems.append(f"{SECTION}.checkpoint_wait_seconds: must be above 0 and at most {MAX_CHECKPOINT_WAIT_SECONDS}")
     if problems:
         raise ConfigError(problems)
     return ExecutorConfig(
@@ -79,5 +93,7 @@ def bind_config(table: Mapping[str, Any]) -> ExecutorConfig:
         max_workers=plain.max_workers,
         containment_stale_seconds=plain.containment_stale_seconds,
         checkpoint_stale_seconds=plain.checkpoint_stale_seconds,
+        r4_intents=plain.r4_intents,
+        checkpoint_wait_seconds=plain.checkpoint_wait_seconds,
         two_people=plain.two_people,
     )

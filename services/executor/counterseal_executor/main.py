@@ -33,6 +33,7 @@ from counterseal_executor.plans.unit import Maker
 from counterseal_executor.restore.behind import Behind
 from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.tools.service import ToolService
+from counterseal_executor.work.checkpoints import Checkpoints
 from counterseal_executor.work.job import Means
 from counterseal_executor.work.recovery import Recovery
 
@@ -63,7 +64,10 @@ async def assemble(rt: Runtime, config: ExecutorConfig, vault: Unwrapper) -> Seq
     barrier = Barrier(rt.engine, maker, spawn, config.containment_stale_seconds, restore)
     reader = Reader(known, config.targets, logins, broker, rt.new_id, spawn)
     me = rt.instance_id
-    means = Means(rt.engine, maker, config, known, policy, broker, logins, rt.keys.get, signals, restore, me)
+    checkpoints = Checkpoints(ledger, rt.keys, rt.environment, config.checkpoint_wait_seconds)
+    means = Means(
+        rt.engine, maker, config, known, policy, broker, logins, rt.keys.get, signals, checkpoints, restore, me
+    )
     recovery = Recovery(means)
     behind.on_found += [recovery.stop, rt.unfit.set]
     proposer = Proposer(rt.engine, maker, config, policy, reader, rt.keys.get, secrets.token_bytes)

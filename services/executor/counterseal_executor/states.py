@@ -100,7 +100,7 @@ OPEN_STEPS = frozenset({"INTENT", "IN_DOUBT", "UNDO_INTENT", "UNDO_IN_DOUBT"})
 """An effect may stand at the target that nobody has accounted for; recovery drains these even in halted plans."""
 STANDING = frozenset({"APPLIED", "VERIFIED", "MISAPPLIED"})
 """The step's effect is known to be at the target."""
-SELF_RESUMING = frozenset({"LEDGER_UNAVAILABLE", "CREDENTIALS_UNAVAILABLE", "BREAKER_OPEN"})
+SELF_RESUMING = frozenset({"LEDGER_UNAVAILABLE", "CHECKPOINT_STALE", "CREDENTIALS_UNAVAILABLE", "BREAKER_OPEN"})
 """Reasons of HALTED that recovery ends by itself; the others need a lift, a verdict or an operator."""
 HALT_REASONS = SELF_RESUMING | {"CONTAINED", "IN_DOUBT", "POLICY_CHANGED", "OPERATOR"}
 

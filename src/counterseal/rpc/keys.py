@@ -55,10 +55,25 @@ class KeyCache:
             raise UnknownKey(kid)
         return found.public_key
 
+    async def versions(self, name: str) -> list[bytes]:
+        """Return the 32 public bytes of every active version of a key (`log-prod`); empty when none is published.
+
+        Raises what the fetch raises when none is known and the token service does not answer.
+        """
+        if not self._named(name):
+            await self._refetch()
+        elif self._age() > MAX_AGE_MS:
+            self._start()
+        return self._named(name)
+
     async def refresh(self) -> None:
         """Fetch now, whatever was fetched before (at start, and when the credentials service rotates)."""
         self._tried_at = None
         await self._refetch()
+
+    def _named(self, name: str) -> list[bytes]:
+        mine = (kid for kid in self._keys if kid.rpartition(":")[0] == name)
+        return [self._keys[kid].public_key for kid in sorted(mine) if self._keys[kid].active]
 
     def _age(self) -> int:
         return REFETCH_INTERVAL_MS + MAX_AGE_MS if self._tried_at is None else self._monotonic() - self._tried_at

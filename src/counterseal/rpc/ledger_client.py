@@ -27,7 +27,7 @@ MAX_BATCH_BYTES = 2 << 20
 TIMEOUT_SECONDS = 10.0
 CONNECT_SECONDS = 2.5
 """How long a new stream waits for its connection: longer than the pause between two tries to connect (`rpc.tls`)."""
-_DURABLE = ledger_pb2.APPEND_MODE_DURABLE
+_DURABLE, _CHECKPOINTED = ledger_pb2.APPEND_MODE_DURABLE, ledger_pb2.APPEND_MODE_CHECKPOINTED
 
 Channel = grpc.aio.Channel | Callable[[], grpc.aio.Channel]
 """The channel to audit, or a function that returns the current one (channels are replaced with certificates)."""
@@ -97,6 +97,25 @@ class LedgerClient:
     ) -> Appended:
         """Append one entry. Raises as `append`, and the ledger's own reason when the entry is refused."""
         (outcome,) = await self.append([request], mode)
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        return outcome
+
+    async def prove(self, request: ledger_pb2.NewEntry, seconds: float) -> Appended:
+        """Append one entry, or find it again, and return it with its offline proof once a signed checkpoint covers it.
+
+        In a call of its own: batches of the stream are answered in order, so others would wait behind this one.
+        Raises CheckpointStale when it is durable and no checkpoint came within `seconds`, otherwise as `append_one`.
+        """
+        stub = ledger_pb2_grpc.LedgerServiceStub(self._channel())
+        call = ledger_pb2.AppendEntryRequest(entry=request, mode=_CHECKPOINTED)
+        try:
+            answer = await stub.AppendEntry(call, timeout=seconds)
+        except grpc.RpcError as failure:
+            raise from_rpc_error(failure, peer="audit") from None
+        except grpc.aio.UsageError:  # the channel was closed: this process is ending
+            raise LedgerUnavailable("the connection to the ledger is closed") from None
+        outcome = outcome_of(request, answer.result, _CHECKPOINTED)
         if isinstance(outcome, Refused):
             raise outcome.error
         return outcome

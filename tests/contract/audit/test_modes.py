@@ -1,38 +1,24 @@
 """CHECKPOINTED and WITNESSED over the wire: a proof in the answer, or the plain word that there is none yet."""
 
 import asyncio
-from collections.abc import Sequence
 
 import grpc
 import pytest
 
 from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc
-from counterseal.errors import CheckpointStale, SealUnavailable
+from counterseal.errors import CheckpointStale
 from counterseal.ledger import proof as proofs
 from counterseal.rpc.ledger_client import Appended, Refused
 from counterseal.rpc.status import from_rpc_error
 from counterseal_audit.checkpoints.seams import CosignedNote
 from counterseal_audit.logs.store import Log
-from support.audit import AuditServer, LocalLogSigner, audit_server
+from support.audit import AuditServer, SealedSigner, audit_server
 from support.entries import changed, received
 from support.postgres import FreshDatabase
 from support.requirements import requirement
 
 CHECKPOINTED = ledger_pb2.APPEND_MODE_CHECKPOINTED
 WITNESSED = ledger_pb2.APPEND_MODE_WITNESSED
-
-
-class Sealed(LocalLogSigner):
-    """A signer whose Vault can be away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.away = False
-
-    async def sign_batch(self, messages: Sequence[bytes], version: int) -> list[bytes | None]:
-        if self.away:
-            raise SealUnavailable
-        return await super().sign_batch(messages, version)
 
 
 class Cosigner:
@@ -99,7 +85,7 @@ async def test_those_who_wait_at_once_share_checkpoints(fresh_database: FreshDat
 async def test_without_vault_durable_goes_on_checkpointed_fails_closed_and_all_is_signed_later(
     fresh_database: FreshDatabase,
 ) -> None:
-    signer = Sealed()
+    signer = SealedSigner()
     async with (
         audit_server(fresh_database("audit"), signer=signer) as server,
         server.producer() as client,
@@ -124,6 +110,31 @@ async def test_without_vault_durable_goes_on_checkpointed_fails_closed_and_all_i
         assert (again.appended.index, again.appended.reached) == (2, CHECKPOINTED)
         later = await client.append_one(changed(stream="plan:13"), CHECKPOINTED)
         assert await verified(server, later) == 15, "everything that was taken meanwhile is signed"
+
+
+@requirement("ledger:checkpointed-fails-closed")
+async def test_proving_one_entry_again_changes_nothing_and_holds_up_nobody(fresh_database: FreshDatabase) -> None:
+    """What waits for its checkpoint does so beside the stream: the batches there are answered in order."""
+    signer = SealedSigner()
+    async with audit_server(fresh_database("audit"), signer=signer) as server, server.producer() as client:
+        entry = changed(stream="plan:0")
+        first = await client.append_one(entry)
+        proven = await client.prove(entry, 10)
+        assert (proven.index, proven.leaf_hash, proven.duplicate) == (first.index, first.leaf_hash, True)
+        assert await verified(server, proven) > first.index
+        signer.away = True
+        late = changed(stream="plan:1")
+        waiting = asyncio.create_task(client.prove(late, 3))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(1.5):
+            for n in range(2, 6):
+                await client.append_one(changed(stream=f"plan:{n}"))
+        with pytest.raises(CheckpointStale, match="durable at index"):
+            await waiting
+        signer.away = False
+        again = await client.prove(late, 20)
+        assert again.duplicate
+        assert await verified(server, again) > again.index
 
 
 async def test_a_refused_entry_has_its_reason_and_the_others_their_proofs(fresh_database: FreshDatabase) -> None:

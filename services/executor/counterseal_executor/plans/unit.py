@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.canonical import canonical
 from counterseal.clock import Clock
 from counterseal.errors import NotFound
@@ -40,13 +41,14 @@ class Maker:
 
 
 class Unit:
-    """The open change. `plan` and `steps` show what will be stored; `first_seq` is the first event of this unit."""
+    """The open change. `plan` and `steps` show what will be stored; `entries` what was, by event id, once flushed."""
 
     def __init__(self, conn: AsyncConnection, maker: Maker, plan: PlanRow, steps: Iterable[StepRow]) -> None:
         self.conn = conn
         self.plan = plan
         self.steps = {step.step_id: step for step in steps}
         self.event_ids: list[str] = []
+        self.entries: dict[str, ledger_pb2.NewEntry] = {}
         self._maker = maker
         self._events: list[tuple[Event, str, str]] = []
         self._changed: set[str] = set()
@@ -103,12 +105,11 @@ class Unit:
         plan = self.plan
         header = header_of(plan, self._maker.environment)
         seq = plan.seq
-        entries = []
         for event, event_id, state in self._events:
             seq += 1
-            entries.append(build_entry(event, header, event_id, self._now, seq, self._maker.randomness))
+            self.entries[event_id] = build_entry(event, header, event_id, self._now, seq, self._maker.randomness)
             await _write_event(self.conn, plan, event, event_id, seq, state, self._now)
-        await self._maker.outbox.put(self.conn, *entries)
+        await self._maker.outbox.put(self.conn, *self.entries.values())
         self.plan = replace(plan, seq=seq, open_steps=sum(s.state in states.OPEN_STEPS for s in self.steps.values()))
         for step_id in sorted(self._changed):
             await _write_step(self.conn, plan.plan_id, self.steps[step_id])

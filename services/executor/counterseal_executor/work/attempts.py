@@ -1,17 +1,20 @@
 """One try of one step, forward or undo: intent, acknowledgement, credential, effect, outcome, revocation.
 
-The order is the promise. Nothing is sent before the ledger has acknowledged the intent; the grant's id is stored
+The order is the promise. Nothing is sent before the ledger has acknowledged the intent, nor, where that is configured,
+anything irreversible before a signed checkpoint covers it; the grant's id is stored
 before the grant is redeemed, so that whoever takes over knows what to revoke; and whatever goes wrong before the
 connector is called is *not sent*, for sure, while everything after it is what the connector says, or unknown.
 """
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.documents.effects import effect_key, output_digest, resolved_args_digest
 from counterseal.documents.plan import Step
 from counterseal.errors import Contained, ServiceError
@@ -25,6 +28,7 @@ from counterseal_executor.peers import WRITE
 from counterseal_executor.plans import store
 from counterseal_executor.plans.rows import AttemptRow
 from counterseal_executor.plans.unit import Fenced, Unit, change
+from counterseal_executor.states import SELF_RESUMING
 from counterseal_executor.work.engine import undo_args, visible_output
 from counterseal_executor.work.fence import AttemptFence
 from counterseal_executor.work.job import Job
@@ -62,31 +66,35 @@ class Halt(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """An intent that is durable here."""
+    """An intent that is durable here; `entry` is what the ledger is sent of it."""
 
     step: Step
     attempt: AttemptRow
     decision: Decision
+    entry: ledger_pb2.NewEntry
 
 
 async def perform(job: Job, step: Step, *, undo: bool) -> None:
     """Make one attempt of a step. Raises Fenced when the lease went elsewhere, Halt when the plan must pause."""
     purpose = "COMPENSATE" if undo else "COMMIT"
-    decision = await job.authority.decision(purpose, step.timeout_seconds)
+    checkpoint_wait = job.checkpoint_wait(job.tool(step, undo=undo))
+    seconds = step.timeout_seconds + math.ceil(checkpoint_wait)
+    decision = await job.authority.decision(purpose, seconds)
     try:
         started = await _intend(job, step, decision, undo=undo)
     except Contained:
         # The stop may be older than the plan's resumption: a decision that saw it says so by its epochs.
-        decision = await job.authority.decision(purpose, step.timeout_seconds, fresh=True)
+        decision = await job.authority.decision(purpose, seconds, fresh=True)
         started = await _intend(job, step, decision, undo=undo)
     if started is None:
         return
     try:
-        await job.means.maker.outbox.deliver(started.attempt.intent_event_id)
+        acknowledged = await job.means.maker.outbox.deliver(started.attempt.intent_event_id)
+        if checkpoint_wait:
+            await job.means.checkpoints.cover(started.entry, acknowledged)
     except ServiceError as error:
         await _not_sent(job, started, error.reason)
-        # Only what the ledger will never take needs a person; any other failure is a ledger that did not answer.
-        raise Halt("OPERATOR" if error.reason in REFUSED_FOR_GOOD else "LEDGER_UNAVAILABLE") from None
+        raise Halt(_ledger_halt(error.reason)) from None
     try:
         credential = await _borrow(job, started)
     except ServiceError as error:
@@ -162,7 +170,7 @@ async def _intend(job: Job, step: Step, decision: Decision, *, undo: bool) -> Tr
         )
         await _insert(unit, attempt)
     job.means.signals.changed(job.lease.plan_id)
-    return Try(step, attempt, decision)
+    return Try(step, attempt, decision, unit.entries[event_id])
 
 
 async def _borrow(job: Job, started: Try) -> Credential | None:
@@ -377,6 +385,14 @@ async def _insert(unit: Unit, attempt: AttemptRow) -> None:
         start=db.time_of(attempt.start_ms),
         timeout=attempt.timeout_seconds,
     )
+
+
+def _ledger_halt(reason: str) -> str:
+    """Return why a plan pauses whose intent the ledger did not take, or did not cover, for a reason."""
+    # Only what the ledger will never take needs a person; any other failure is a ledger that did not answer.
+    if reason in REFUSED_FOR_GOOD:
+        return "OPERATOR"
+    return reason if reason in SELF_RESUMING else "LEDGER_UNAVAILABLE"
 
 
 def _halt_of(error: ServiceError, *, aged: bool = False) -> Halt:

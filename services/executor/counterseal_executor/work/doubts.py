@@ -57,10 +57,11 @@ async def _fence(job: Job, step: Step, attempt: AttemptRow) -> bool:
         return False
     if job.target(step).kind in WITHOUT_CREDENTIAL:
         # Nothing to revoke: wait until whoever sent it must have given up.
-        ends = attempt.start_ms + (attempt.timeout_seconds + 2) * 1000 + WAIT_MARGIN_MS
+        seconds = attempt.timeout_seconds + job.checkpoint_wait(job.tool(step, undo=attempt.undo)) + 2
+        ends = attempt.start_ms + int(seconds * 1000) + WAIT_MARGIN_MS
         pause = ends - job.means.maker.clock()
         if pause > 0 and attempt.marker is not None:
-            await asyncio.sleep(min(pause / 1000, attempt.timeout_seconds + 3))
+            await asyncio.sleep(min(pause / 1000, seconds + 1))
         return False
     try:
         answer = await job.means.broker.revoke(attempt.attempt_id, job.lease.tenant, "RECOVERY")

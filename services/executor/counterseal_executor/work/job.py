@@ -10,7 +10,7 @@ from counterseal.documents.plan import Plan, Step, parse_plan
 from counterseal.documents.tool import ToolDescriptor
 from counterseal.errors import ToolChanged
 from counterseal_executor import database as db
-from counterseal_executor.config import ExecutorConfig
+from counterseal_executor.config import CHECKPOINTED, ExecutorConfig
 from counterseal_executor.connectors.base import Call, Connector, Target
 from counterseal_executor.decisions import Key
 from counterseal_executor.logins import Logins
@@ -22,7 +22,10 @@ from counterseal_executor.plans.signals import Signals
 from counterseal_executor.plans.unit import Maker
 from counterseal_executor.restore.check import RestoreCheck
 from counterseal_executor.work.authority import Authority
+from counterseal_executor.work.checkpoints import Checkpoints
 from counterseal_executor.work.lease import Lease
+
+IRREVERSIBLE = "R4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Means:
     logins: Logins
     key: Key
     signals: Signals
+    checkpoints: Checkpoints
     restore: RestoreCheck
     owner: str
 
@@ -59,6 +63,12 @@ class Job:
         if tool is None:
             raise ToolChanged(f"the tool of step {step.id} is not registered under the plan's digest")
         return tool
+
+    def checkpoint_wait(self, tool: ToolDescriptor) -> float:
+        """Return for how many seconds an intent of the tool may wait for its checkpoint; 0: it needs none."""
+        config = self.means.config
+        waits = tool.reversibility == IRREVERSIBLE and config.r4_intents == CHECKPOINTED
+        return config.checkpoint_wait_seconds if waits else 0.0
 
     def target(self, step: Step) -> Target:
         """Return the step's target."""

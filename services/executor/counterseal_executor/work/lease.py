@@ -13,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.clock import monotonic_ms
 from counterseal_executor import database as db
+from counterseal_executor.states import SELF_RESUMING
 
 SAFETY = 0.8
 """Share of the lease after which a worker that could not renew it believes it lost."""
 
 log = logging.getLogger(__name__)
 
-_CLAIM = """
+_CLAIM = f"""
 UPDATE plan SET lease_epoch = lease_epoch + 1, owner = :me,
  lease_until = clock_timestamp() + make_interval(secs => CAST(:lease AS float8))
 WHERE plan_id = (
@@ -27,7 +28,7 @@ WHERE plan_id = (
    OR owner IS NULL AND plan_id = CAST(:want AS uuid))
   AND (CAST(:want AS uuid) IS NULL OR plan_id = CAST(:want AS uuid))
   AND (open_steps > 0 OR committed_ack AND (state IN ('COMMITTED', 'RUNNING', 'COMPENSATING') OR state = 'HALTED' AND (
-   halt_reason IN ('LEDGER_UNAVAILABLE', 'CREDENTIALS_UNAVAILABLE', 'BREAKER_OPEN')
+   halt_reason IN ({", ".join(f"'{reason}'" for reason in sorted(SELF_RESUMING))})
     AND next_try_time < clock_timestamp()
    OR halt_reason = 'IN_DOUBT' AND open_steps = 0 OR cancel_requested AND halt_reason <> 'CONTAINED')))
  ORDER BY lease_until NULLS FIRST LIMIT 1 FOR UPDATE SKIP LOCKED)
