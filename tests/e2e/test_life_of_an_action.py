@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from counterseal.api.policy.v1 import approval_pb2
 from counterseal.canonical import JsonObject, parse_canonical
 from counterseal.client import AgentRequest, Person, Proposal
 from counterseal.errors import ServiceError
@@ -153,6 +154,25 @@ async def test_an_approval_counts_for_the_bytes_and_the_card_that_were_seen_and_
     assert "olga" not in json.dumps(recorded)  # people are pseudonyms in the ledger
 
 
+@requirement("effect:irreversible-checkpointed", "approval:used-or-withdrawn")
+async def test_what_cannot_be_taken_back_runs_under_a_verified_checkpoint_and_its_approval_reads_used(
+    suite: Suite,
+) -> None:
+    """The executor believes the log's key as credentials has it from Vault; people see what their votes were for."""
+    opening = await suite.balance("a-48")
+    async with suite.agent() as request, suite.person("olga") as olga:
+        proposal = await request.propose(bank.draft(bank.payout("a-48", LARGE)))
+        assert proposal.outcome == "REQUIRE_APPROVAL"
+        task = next(task for task in await olga.approvals() if task.plan_digest == proposal.plan_digest)
+        await vote(olga, task)
+        await request.commit(proposal.plan_id, proposal.plan_digest)
+        assert (await request.wait(proposal.plan_id)).state == "SUCCEEDED"
+        async with asyncio.timeout(20):
+            while (await olga.approval(task.task_id)).task.state != approval_pb2.APPROVAL_STATE_USED:
+                await asyncio.sleep(0.2)
+    assert await suite.balance("a-48") == opening - LARGE
+
+
 @requirement("approval:once-for-seen-bytes")
 async def test_a_rejection_ends_the_task_for_good(suite: Suite) -> None:
     async with suite.agent() as request, suite.person("olga") as olga:
@@ -290,3 +310,6 @@ async def test_a_service_that_is_down_is_exit_code_8_and_one_line(suite: Suite, 
     assert done.returncode == 8, done
     assert b"Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    if service == "executor":
+        assert done.stderr.startswith(b"EXECUTOR_UNAVAILABLE: ")
+        assert done.stderr.strip().endswith(b"(next: RETRY)")

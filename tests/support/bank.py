@@ -76,7 +76,7 @@ default_stage: 3
 apiVersion: counterseal/policy.v1
 kind: RuleSet
 metadata: {name: bank, scope: tenant}
-match: {tools: ["bank.refund@*", "bank.charge@*", "bank.balance@*"]}
+match: {tools: ["bank.refund@*", "bank.charge@*", "bank.payout@*", "bank.balance@*"]}
 rules:
   - id: known
     effect: DENY
@@ -99,7 +99,7 @@ rules:
 apiVersion: counterseal/policy.v1
 kind: RuleSet
 metadata: {name: amounts, scope: tenant}
-match: {tools: ["bank.refund@*", "bank.charge@*"]}
+match: {tools: ["bank.refund@*", "bank.charge@*", "bank.payout@*"]}
 let: {operator: '"refund_operator" in subject.roles'}
 rules:
   - id: small
@@ -198,7 +198,7 @@ def _tool(name: str, config: JsonObject, takes: JsonObject, gives: JsonObject, *
     )
 
 
-def _writes(name: str, sign: str, *, observe: bool) -> ToolDescriptor:
+def _writes(name: str, sign: str, *, observe: bool, reversibility: str = "R2") -> ToolDescriptor:
     config: JsonObject = {
         "before": {"sql": f"SELECT id, balance_cents FROM accounts WHERE {_ID} FOR UPDATE"},
         "execute": {"sql": _move(f"bank.{name}", sign), "rows_min": 1, "rows_max": 1},
@@ -207,7 +207,7 @@ def _writes(name: str, sign: str, *, observe: bool) -> ToolDescriptor:
     if observe:
         config["observe"] = {"sql": _OBSERVE}
     gives = _rows(account=_ACCOUNT, balance_cents={"type": "integer"}, effect_key={"type": "string"})
-    return _tool(name, config, _object(account=_ACCOUNT, amount_cents=_AMOUNT), gives)
+    return _tool(name, config, _object(account=_ACCOUNT, amount_cents=_AMOUNT), gives, reversibility=reversibility)
 
 
 TOOLS = {
@@ -215,6 +215,7 @@ TOOLS = {
     for tool in (
         _writes("refund", "+", observe=True),
         _writes("charge", "-", observe=True),
+        _writes("payout", "-", observe=True, reversibility="R4"),
         _writes("reverse", "-", observe=False),
         _tool(
             "balance",
@@ -250,7 +251,7 @@ TOOLS = {
     )
 }
 
-_IMPACT = {"refund": (2, 2), "charge": (2, 2), "reverse": (2, 2), "balance": (0, 0), "close": (3, 3)}
+_IMPACT = {"refund": (2, 2), "charge": (2, 2), "payout": (3, 2), "reverse": (2, 2), "balance": (0, 0), "close": (3, 3)}
 _FACTS = """    facts:
       flag: {known: {from: "observed:/known"}}
       text: {owner: {from: "observed:/owner"}}
@@ -267,7 +268,7 @@ def policy_documents() -> dict[str, bytes]:
         lines += f"    impact: {{reversibility: {reversibility}, cost: 1, compliance: 0, customer: {customer}, "
         lines += "breadth: 0}\n"
         lines += _FACTS if "observe" in tool.connector.config else ""
-        lines += _AMOUNTS if short in ("refund", "charge") else ""
+        lines += _AMOUNTS if short in ("refund", "charge", "payout") else ""
     return {**POLICY, "tools.yaml": lines.encode()}
 
 
@@ -285,7 +286,7 @@ def wanted(environment: str = "prod", **changes: Any) -> Wanted:
         "user_tenants": {"ana": (TENANT,), "ben": (TENANT,), "olga": (TENANT,), "gus": (OTHER_TENANT,)},
         "targets": (Target(ALIAS, TENANT, "bank", SCHEMA, {ROLE: action}),),
         "durable": False,
-        "service_settings": {"executor": {"lease_seconds": 3.0}},
+        "service_settings": {"executor": {"lease_seconds": 3.0, "r4_intents": "CHECKPOINTED"}},
         **changes,
     }
     return Wanted(environment=environment, **values)
@@ -311,6 +312,13 @@ def charge(account: str, amount_cents: int, step: str = "s1", *, needs: tuple[st
     """Return a charge without an undo; the bank refuses it when the balance does not cover it."""
     args = {"account": account, "amount_cents": amount_cents}
     return Step(step, "bank.charge@1.0.0", ALIAS, args, needs=needs, timeout_seconds=20)
+
+
+def payout(account: str, amount_cents: int, step: str = "s1") -> Step:
+    """Return a payment out of the bank, which nothing takes back: somebody has to approve it."""
+    return Step(
+        step, "bank.payout@1.0.0", ALIAS, {"account": account, "amount_cents": amount_cents}, timeout_seconds=20
+    )
 
 
 def tool_step(tool: str, args: JsonObject, step: str = "s1") -> Step:

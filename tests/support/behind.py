@@ -10,7 +10,7 @@ from counterseal.embedded.layout import SERVICES, Running
 from counterseal.vault import Vault, VaultRefused
 from counterseal.vault.names import RESERVED_ROLES
 
-READING = {"ledger_cursor", "erasure_position", "person_pseudonym"}
+READING = {"ledger_cursor", "tail_cursor", "erasure_position", "person_pseudonym"}
 
 DATABASES = tuple(f"counterseal_{service}" for service in SERVICES)
 PRODUCERS = tuple(name for name in DATABASES if name != "counterseal_audit")

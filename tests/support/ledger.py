@@ -31,6 +31,8 @@ class TinyLedger(ledger_pb2_grpc.LedgerServiceServicer):
         self.lose_answers = 0
         self.refuse: dict[str, str] = {}
         self.tails: list[tuple[str, int]] = []
+        self.lists: list[tuple[str, int]] = []
+        self.page_size = 1000
         self._by_id: dict[str, tuple[int, bytes]] = {}
 
     @property
@@ -110,6 +112,19 @@ class TinyReader(reader_pb2_grpc.LedgerReaderServiceServicer):
                 await asyncio.sleep(0.05)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
 
+    async def ListEntries(  # noqa: N802
+        self, request: reader_pb2.ListEntriesRequest, context: Any
+    ) -> reader_pb2.ListEntriesResponse:
+        if self.ledger.down:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+        self.ledger.lists.append((request.tenant, request.from_index))
+        log, at = self.ledger.log_of(request.tenant), request.from_index
+        found = [
+            reader_pb2.LedgerEntry(index=at + offset, entry=data, leaf_hash=leaf_hash(data))
+            for offset, data in enumerate(log[at : at + min(request.page_size, self.ledger.page_size)])
+        ]
+        return reader_pb2.ListEntriesResponse(entries=found, size=len(log))
+
     async def GetCheckpoint(  # noqa: N802
         self, request: reader_pb2.GetCheckpointRequest, context: Any
     ) -> reader_pb2.GetCheckpointResponse:
@@ -127,6 +142,9 @@ async def serve(
     """A real grpc.aio server on loopback, and a channel to it."""
     server = grpc.aio.server()
     ledger_pb2_grpc.add_LedgerServiceServicer_to_server(servicer, server)
+    if isinstance(servicer, TinyLedger):
+        tail = TinyReader(servicer)  # type: ignore[abstract] # nothing else is read of it
+        reader_pb2_grpc.add_LedgerReaderServiceServicer_to_server(tail, server)
     port = server.add_insecure_port(address)
     await server.start()
     try:

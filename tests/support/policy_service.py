@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import grpc
 import sqlalchemy as sa
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
@@ -22,6 +23,7 @@ from counterseal.ids import new_id
 from counterseal.rpc.ledger_client import LedgerClient
 from counterseal.rpc.outbox import Outbox
 from counterseal_policy.approvals.booth import Booth
+from counterseal_policy.approvals.follower import PlanFollower
 from counterseal_policy.approvals.service import ApprovalService
 from counterseal_policy.config import PolicyConfig
 from counterseal_policy.containment.adoption import Adoption
@@ -210,6 +212,7 @@ class Service:
     containment: ContainmentService
     board: Board
     adoption: Adoption
+    plans: PlanFollower
     peers: SilentPeers
     signer: CountingSigner
     owner_dsn: str
@@ -264,7 +267,7 @@ async def policy_service(
             engine = create_async_engine(database.sqlalchemy_url, pool_size=20)
             client = LedgerClient(channel)
             clients.append(client)
-            service = _service(engine, ledger, client, database)
+            service = _service(engine, ledger, channel, client, database)
             made.append(service)
             await service.board.refresh()
             if adopted:
@@ -282,7 +285,13 @@ async def policy_service(
                 await service.engine.dispose()
 
 
-def _service(engine: AsyncEngine, ledger: TinyLedger, client: LedgerClient, database: ServiceDatabase) -> Service:
+def _service(
+    engine: AsyncEngine,
+    ledger: TinyLedger,
+    channel: grpc.aio.Channel,
+    client: LedgerClient,
+    database: ServiceDatabase,
+) -> Service:
     outbox = Outbox(engine, client)
     rules = ConditionEngine()
     policies = ActivePolicies(engine, rules)
@@ -317,6 +326,7 @@ def _service(engine: AsyncEngine, ledger: TinyLedger, client: LedgerClient, data
         ),
         board=board,
         adoption=adoption,
+        plans=PlanFollower(engine, channel, outbox, ENVIRONMENT, system_clock, new_id),
         peers=peers,
         signer=signer,
         owner_dsn=database.owner_dsn,

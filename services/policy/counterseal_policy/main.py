@@ -19,6 +19,7 @@ from counterseal.rpc.server import Registration
 from counterseal_policy import cli, config
 from counterseal_policy.approvals import sweeper
 from counterseal_policy.approvals.booth import Booth
+from counterseal_policy.approvals.follower import PlanFollower
 from counterseal_policy.approvals.service import ApprovalService
 from counterseal_policy.containment.adoption import Adoption
 from counterseal_policy.containment.board import Board
@@ -84,6 +85,8 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     )
     rt.spawn("outbox", outbox.relay(rt.stopping))
     rt.spawn("erasures", erasures.run(rt.stopping))
+    plans = PlanFollower(rt.engine, lambda: rt.channel("audit"), outbox, rt.environment, rt.clock, rt.new_id)
+    rt.spawn("plan-follower", plans.run(rt.stopping))
     rt.spawn("containment-board", board.poll(rt.stopping))
     rt.spawn("barrier-adoption", adoption.run(rt.stopping))
     rt.spawn(

@@ -14,6 +14,10 @@ from counterseal_policy.decisions.gates import DEFAULT_ROLE
 from counterseal_policy.decisions.outcome import Evaluation, Requirement
 
 VOTING_PEERS = ("cli", "console")
+COMMITTED, ENDED = "plan.committed", "plan.ended"
+"""The ledger's events that say what became of a plan."""
+_ENDS_AFTER_COMMIT = frozenset({"SUCCEEDED", "ROLLED_BACK", "FAILED_NO_EFFECT", "RESOLVED"})
+"""Ends that only a committed plan comes to; the others may come before the commit as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,17 @@ def met(basis_now: Basis, ballots: Sequence[Ballot]) -> bool:
 def standing(ballots: Sequence[Ballot], epochs: Mapping[str, int]) -> list[Ballot]:
     """Return the votes given since the last trip in scope: a trip voids those before it."""
     return [ballot for ballot in ballots if not rose(epochs, ballot.epochs)]
+
+
+def after_plan(state: str, event: str, plan_state: str = "") -> str | None:
+    """Return what an open task becomes by what the ledger says of its plan, None when that changes nothing.
+
+    event: `plan.committed`, or `plan.ended` with the plan's final state. A task that is PENDING at the commit is one
+    that people are asked in anew, for what a running plan still needs; it waits on.
+    """
+    if event == COMMITTED or (event == ENDED and plan_state in _ENDS_AFTER_COMMIT and state == "APPROVED"):
+        return "USED" if state == "APPROVED" else None
+    return "WITHDRAWN" if event == ENDED else None
 
 
 def roles_of(requirement: Requirement) -> frozenset[str]:

@@ -21,7 +21,10 @@ LIVE = ("PENDING", "APPROVED")
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task's row. Times: Unix milliseconds; `expired` by the database's clock when it was read."""
+    """One task's row. Times: Unix milliseconds; `expired` and `lapsed` by the database's clock when it was read.
+
+    expired: it waits for votes, or for its use, no longer. lapsed: the time that its approval was given for is over.
+    """
 
     task_id: str
     tenant: str
@@ -43,6 +46,7 @@ class Task:
     update_time_ms: int
     decision_expire_ms: int | None
     expired: bool
+    lapsed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ _COLUMNS = (
     f" agent, excluded, {_ms('decide_by')}, valid_for_ms, {_ms('valid_until')}, summary, {_ms('create_time')},"
     f" {_ms('update_time')}, {_ms('decision_expire_time')},"
     " CASE state WHEN 'PENDING' THEN decide_by <= clock_timestamp()"
-    " WHEN 'APPROVED' THEN valid_until <= clock_timestamp() ELSE false END AS expired"
+    " WHEN 'APPROVED' THEN valid_until <= clock_timestamp() ELSE false END AS expired,"
+    " coalesce(valid_until <= clock_timestamp(), false) AS lapsed"
 )
 
 
@@ -335,4 +340,5 @@ def _task(row: Any) -> Task:
         update_time_ms=row.update_time_ms,
         decision_expire_ms=row.decision_expire_time_ms,
         expired=bool(row.expired),
+        lapsed=bool(row.lapsed),
     )

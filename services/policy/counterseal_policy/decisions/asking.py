@@ -3,7 +3,7 @@
 Runs inside the decision's transaction, under the barrier's lock and the plan's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from counterseal_policy.containment.engine import rose
 from counterseal_policy.decisions.card import build_card
 from counterseal_policy.decisions.case import Approval, Case
 from counterseal_policy.decisions.gates import governance
-from counterseal_policy.decisions.outcome import ALLOW, denied
+from counterseal_policy.decisions.outcome import ALLOW, Evaluation, denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,12 @@ class Asking:
             last = await tasks.newest(connection, case.digest)
             if last is not None and last.state == "REJECTED":
                 return Approval(denied("APPROVAL_REJECTED", "a person refused the plan", evaluation.steps)), None
+            if last is not None and last.state == "USED":
+                used = await self._used(connection, last, now)
+                if isinstance(used, str):
+                    extra = (used,)
+                else:
+                    return _allowed(evaluation, last, used), None
         elif task.expired:
             extra = ("APPROVAL_EXPIRED",)
             await tasks.set_state(connection, task.task_id, "EXPIRED")
@@ -58,23 +64,26 @@ class Asking:
             ballots = approvals.standing(await tasks.ballots(connection, task.task_id), epochs)
             covered = approvals.asks_no_more(now, task.basis) and not rose(epochs, task.basis.epochs)
             if covered and task.state == "APPROVED" and approvals.met(now, ballots):
-                votes = tuple(ballot.digest for ballot in ballots if ballot.approved)
-                return (
-                    Approval(
-                        replace(evaluation, outcome=ALLOW, reason_codes=("APPROVED",)),
-                        task.task_id,
-                        card_digest=task.card_digest,
-                        votes=votes,
-                        until_ms=task.valid_until_ms,
-                    ),
-                    None,
-                )
+                return _allowed(evaluation, task, ballots), None
             if covered and task.state == "PENDING":
                 return Approval(evaluation, task.task_id, card_digest=task.card_digest), None
             extra = ("POLICY_CHANGED",)
             await tasks.set_state(connection, task.task_id, "SUPERSEDED")
             await self.outbox.put(connection, voided_entry(task, self.environment, self.new_id(), self.clock()))
         return await self._ask_people(connection, case, now, extra)
+
+    async def _used(
+        self, connection: AsyncConnection, task: tasks.Task, now: approvals.Basis
+    ) -> "list[approvals.Ballot] | str":
+        """Return the votes that a committed plan rests on while they last, else the reason why people are asked again.
+
+        A stop since the votes does not void them: what goes on after it is the word of who lifts and resumes.
+        """
+        if task.lapsed:
+            return "APPROVAL_EXPIRED"
+        ballots = await tasks.ballots(connection, task.task_id)
+        covered = approvals.asks_no_more(now, task.basis) and approvals.met(now, ballots)
+        return ballots if covered else "POLICY_CHANGED"
 
     async def _ask_people(
         self, connection: AsyncConnection, case: Case, now: approvals.Basis, extra: tuple[str, ...]
@@ -139,6 +148,17 @@ class Asking:
         return Approval(evaluation, task_id, card=card, card_digest=card_digest), entry
 
 
+def _allowed(evaluation: Evaluation, task: tasks.Task, ballots: Sequence[approvals.Ballot]) -> Approval:
+    """Return the only way down to ALLOW: by the votes of a task that covers what is asked."""
+    return Approval(
+        replace(evaluation, outcome=ALLOW, reason_codes=("APPROVED",)),
+        task.task_id,
+        card_digest=task.card_digest,
+        votes=tuple(ballot.digest for ballot in ballots if ballot.approved),
+        until_ms=task.valid_until_ms,
+    )
+
+
 def expired_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
     """Return the `approval.expired` entry of a task: undecided in time, or not used in time."""
     cause = "undecided" if task.state == "PENDING" else "unused"
@@ -148,6 +168,11 @@ def expired_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int
 def voided_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
     """Return the `approval.withdrawn` entry of a task whose votes no longer cover what is asked."""
     return _task_entry("approval.withdrawn", "superseded", task, environment, event_id, now_ms)
+
+
+def ended_entry(task: tasks.Task, environment: str, event_id: str, now_ms: int) -> ledger_pb2.NewEntry:
+    """Return the `approval.withdrawn` entry of a task whose plan ended without a use for it."""
+    return _task_entry("approval.withdrawn", "plan_ended", task, environment, event_id, now_ms)
 
 
 def _task_entry(
