@@ -1,10 +1,11 @@
-"""A TCP proxy that speaks just enough of PostgreSQL's protocol to cut the line at a chosen message.
+"""A TCP proxy that speaks just enough of PostgreSQL's protocol to cut, hold or repeat a chosen message.
 
 Messages are numbered from 0 in each direction; message 0 of the client is the start-up packet.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,15 +13,23 @@ _SSL_REQUEST = (8).to_bytes(4) + (80877103).to_bytes(4)
 
 Gate = Callable[[str, bytes], bool]
 """Called with `client` or `server` and each message before it is passed on; True ends the line there."""
+Hold = Callable[[str, int], Awaitable[None]]
+"""Awaited with `client` or `server` and the number of each message before it is passed on; the next ones wait too."""
 
 
 @dataclass
 class Line:
-    """What passed, and where to cut: before message `cut_client`/`cut_server`, or in the middle of it (`half`)."""
+    """What passed, and where to cut: before message `cut_client`/`cut_server`, or in the middle of it (`half`).
+
+    twice_client, twice_server: the message that is passed on twice.
+    """
 
     cut_client: int | None = None
     cut_server: int | None = None
     half: bool = False
+    twice_client: int | None = None
+    twice_server: int | None = None
+    hold: Hold | None = None
     client: list[bytes] = field(default_factory=list)
     server: list[bytes] = field(default_factory=list)
     was_cut: bool = False
@@ -52,7 +61,8 @@ async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
             asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate)),
         ]
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(asyncio.CancelledError):  # the end of the proxy, not an error of the connection
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -93,14 +103,17 @@ async def _pump(
             if gate is not None and gate(side, message):
                 line.was_cut = True
                 return
+            if line.hold is not None:
+                await line.hold(side, len(seen))
             if cut == len(seen):
                 line.was_cut = True
                 if line.half:
                     writer.write(message[: len(message) // 2])
                     await writer.drain()
                 return
+            again = len(seen) == (line.twice_client if side == "client" else line.twice_server)
             seen.append(message)
-            writer.write(message)
+            writer.write(message * (1 + again))
             await writer.drain()
     except (asyncio.IncompleteReadError, OSError):
         return

@@ -43,6 +43,10 @@ CERTIFICATE_TTL = "6h"
 RENEW_SECONDS = 3600.0
 RETRY_SECONDS = 30.0
 START_PATIENCE_SECONDS = 60.0
+FINISH_SECONDS = 2.0
+"""For background work to finish by itself once `stopping` is set: a last checkpoint, a lease given up."""
+CLOSE_SECONDS = 10.0
+"""For everything else to end behind it: a store that does not answer must not hold the end of the process."""
 
 log = logging.getLogger("counterseal.runtime")
 
@@ -148,6 +152,7 @@ class Runtime:
     backup_days: int = 35
     _channels: dict[str, RenewingChannel] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    _endless: set["asyncio.Task[None]"] = field(default_factory=set)
 
     @property
     def spiffe_id(self) -> str:
@@ -168,11 +173,15 @@ class Runtime:
                 self._channels[peer] = RenewingChannel(open_now, lambda: open_now(spans.client), spans.ratio)
         return self._channels[peer]
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Run background work until the drain; a crash is logged and ends the process with exit code 1."""
+    def spawn(self, name: str, work: Coroutine[Any, Any, None], *, endless: bool = False) -> None:
+        """Run background work until the drain; a crash is logged and ends the process with exit code 1.
+
+        endless: it does not end by itself when `stopping` is set.
+        """
         task = asyncio.create_task(self._supervised(name, work), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks = self._endless if endless else self._tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     def signer(self, key: str) -> Signer:
         """Return the signer over transit key `<key>-<environment>`; key is `ctx`, `decision` or `log`."""
@@ -186,13 +195,20 @@ class Runtime:
             channel.renew()
 
     async def close(self) -> None:
-        """End background work, then close channels, pool and Vault, in this order."""
-        for task in self._tasks:
+        """End background work, then close channels, pool and Vault, in this order; what takes too long is left."""
+        if self._tasks and self.stopping.is_set():
+            await asyncio.wait(self._tasks, timeout=FINISH_SECONDS)
+        left = [*self._tasks, *self._endless]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for channel in self._channels.values():
-            await channel.close()
-        await self.engine.dispose()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*left, return_exceptions=True)
+                for channel in self._channels.values():
+                    await channel.close()
+                await self.engine.dispose()
+        except TimeoutError:
+            log.warning("not everything closed in time")
         self.vault.close()
 
     async def _supervised(self, name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -320,8 +336,8 @@ async def _start(
     except BaseException:
         await runtime.close()
         raise
-    runtime.spawn("renew-certificate", _renewals(runtime, bound, shown))
-    runtime.spawn("health", _tell_unfit(runtime, server))
+    runtime.spawn("renew-certificate", _renewals(runtime, bound, shown), endless=True)
+    runtime.spawn("health", _tell_unfit(runtime, server), endless=True)
     log.info("serving", extra={"port": server.port, "instance_id": runtime.instance_id})
     return runtime, server
 
