@@ -25,7 +25,7 @@ from counterseal.api.audit.v1 import (
 )
 from counterseal.cli import main as cli
 from counterseal.client.export import write_export
-from counterseal.clock import system_clock
+from counterseal.clock import Clock, system_clock
 from counterseal.errors import InputInvalid, InternalError, SealUnavailable, ServiceError
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
@@ -189,16 +189,17 @@ async def replica(
     signer: LocalLogSigner | None = None,
     connect: Connect | None = None,
     anchors: LocalAnchors | None = None,
+    clock: Clock = system_clock,
 ) -> AsyncIterator[Replica]:
     """One replica; several over one database are several processes' worth of state.
 
-    connect: an async function that makes each asyncpg connection, instead of a plain one.
+    connect: an async function that makes each asyncpg connection, instead of a plain one. clock: this machine's.
     """
     more = {"async_creator": connect} if connect is not None else {}
     engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, **more)
     try:
         shared = LocalAnchors.of_database.setdefault(database.name, LocalAnchors())
-        yield _parts(engine, signer or LocalLogSigner(), anchors or shared, LocalSealer())
+        yield _parts(engine, signer or LocalLogSigner(), anchors or shared, LocalSealer(), clock)
     finally:
         await engine.dispose()
 
@@ -215,7 +216,9 @@ async def replica_on_vault(database: ServiceDatabase, vault: Vault) -> AsyncIter
         await engine.dispose()
 
 
-def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, sealer: Sealer) -> Replica:
+def _parts(
+    engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, sealer: Sealer, clock: Clock = system_clock
+) -> Replica:
     logs, checkpoints, heads = LogStore(engine), CheckpointStore(engine), SignedHeads()
     mac_key, demand = HeadMacKey(engine, sealer), Demand()
     keys, pseudonyms = DataKeys(engine, sealer, new_id), PseudonymKeys(engine, sealer)
@@ -226,7 +229,7 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, s
         mac_key,
         environment=ENVIRONMENT,
         origin_domain=DOMAIN,
-        clock=system_clock,
+        clock=clock,
         new_id=new_id,
     )
     ledger = Ledger(
@@ -237,7 +240,7 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, s
         births,
         Sealing(keys),
         environment=ENVIRONMENT,
-        clock=system_clock,
+        clock=clock,
     )
     publisher = Publisher(
         logs,
@@ -252,7 +255,7 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, s
         lease_seconds=5,
         heartbeat_ms=3_600_000,
         overlap_ms=3_600_000,
-        clock=system_clock,
+        clock=clock,
         new_id=new_id,
     )
     stopping = asyncio.Event()
@@ -264,11 +267,11 @@ def _parts(engine: AsyncEngine, signer: LocalLogSigner, anchors: LocalAnchors, s
         backup_days=35,
         operator_roles=frozenset({"operator"}),
         auditor_roles=frozenset({"auditor"}),
-        clock=system_clock,
+        clock=clock,
         new_id=new_id,
         stopping=stopping,
     )
-    operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, system_clock, new_id)
+    operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, clock, new_id)
     reader, projection = ReaderStore(engine), ProjectionStore(engine)
     return Replica(
         engine,

@@ -27,7 +27,7 @@ from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
 from counterseal_audit.database import connection, unsafe_settings
 from support.audit import append, append_one, replica, stored
 from support.entries import changed, received
-from support.postgres import FreshDatabase
+from support.postgres import PARTS, FreshDatabase
 from support.requirements import requirement
 
 
@@ -117,23 +117,35 @@ async def test_a_retry_gets_the_same_index_and_other_content_is_refused(fresh_da
     assert len(await stored(database)) == 2
 
 
+def alarms(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The event ids for which an operator is woken: lines of level CRITICAL, as of a fork."""
+    return [record.event_id for record in caplog.records if record.levelname == "CRITICAL"]  # type: ignore[attr-defined]
+
+
 @requirement("ledger:one-entry-per-event")
-async def test_many_concurrent_retries_of_one_entry_are_one_entry(fresh_database: FreshDatabase) -> None:
+async def test_many_concurrent_retries_of_one_entry_are_one_entry(
+    fresh_database: FreshDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     database = fresh_database("audit")
     async with replica(database) as one, replica(database) as two:
         request = changed()
         work = (append_one(replicas, request) for _ in range(500) for replicas in (one, two))
         receipts = await asyncio.gather(*work)
+        assert alarms(caplog) == [], "retries are no reason for an alarm"
         for replicas in (one, two):
             with pytest.raises(IdempotencyKeyReused):
                 await append_one(replicas, changed(seq=99, event_id=request.event_id))
+    assert alarms(caplog) == [request.event_id] * 2
     assert len(receipts) == 1000
     assert {receipt.index for receipt in receipts} == {1}
     assert sum(not receipt.duplicate for receipt in receipts) == 1
     assert len(await stored(database)) == 2
 
 
-async def test_the_same_id_twice_in_one_batch_is_one_entry(fresh_database: FreshDatabase) -> None:
+@requirement("ledger:one-entry-per-event")
+async def test_the_same_id_twice_in_one_batch_is_one_entry(
+    fresh_database: FreshDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:
         request = changed()
@@ -143,6 +155,7 @@ async def test_the_same_id_twice_in_one_batch_is_one_entry(fresh_database: Fresh
     assert isinstance(again, Receipt)
     assert (again.index, again.duplicate) == (first.index, True)
     assert isinstance(refused, IdempotencyKeyReused)
+    assert alarms(caplog) == [request.event_id]
     assert len(await stored(database)) == 2
 
 
@@ -410,6 +423,29 @@ async def test_not_even_the_owner_changes_rows_by_accident_also_not_in_a_partiti
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await admin.execute(statement)
     await admin.close()
+
+
+@requirement("tenant:isolated")
+async def test_no_role_of_the_service_reaches_a_partition_past_the_policy_of_its_table(
+    fresh_database: FreshDatabase,
+) -> None:
+    """Row-level security on a partitioned table does not bind a partition that has a grant of its own: none has."""
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        await append(parts, [changed(), changed(tenant="globex")])
+    runtime = await asyncpg.connect(database.dsn)
+    partitions = await runtime.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+        " WHERE relkind = 'r' ORDER BY 1"
+    )
+    assert len(partitions) == 8
+    for role in ("counterseal_audit", *PARTS["audit"]):
+        await runtime.execute(f"SET ROLE {role}")
+        for (name,) in partitions:
+            for statement in (f"SELECT FROM {name}", f"DELETE FROM {name}", f"INSERT INTO {name} DEFAULT VALUES"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await runtime.execute(statement)
+    await runtime.close()
 
 
 async def test_a_reader_sees_the_rows_of_the_log_it_names_and_no_setting_outlives_the_transaction(

@@ -5,7 +5,6 @@ import hashlib
 
 import asyncpg
 import pytest
-from nacl.signing import SigningKey
 
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.errors import (
@@ -19,16 +18,15 @@ from counterseal.errors import (
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.checkpoint import open_checkpoint
-from counterseal.ledger.note import VerifierKey, split
 from counterseal.ledger.tree import Frontier, leaf_hash
 from counterseal.rpc.ledger_wire import new_entry
 from counterseal_audit.append.predecessors import may_be_older
-from support.audit import LocalLogSigner, Replica, append_one, replica
+from support.audit import Replica, append_one, replica
 from support.entries import NOW, changed
 from support.postgres import FreshDatabase, execute
 from support.requirements import requirement
+from support.rotations import PEOPLE, TwoVersions, signers
 
-PEOPLE = ("user:ana", "user:olga")
 DECISION = "01920000-0000-7000-8000-000000000001"
 
 
@@ -261,23 +259,6 @@ async def test_a_log_of_before_heads_had_macs_is_adopted(fresh_database: FreshDa
         await parts.operations.adopt(log, head.frontier.size, head.root)
         await grow(parts, 3, 1)
         assert await parts.publisher.publish_once() == 1
-
-
-class TwoVersions(LocalLogSigner):
-    """A signer whose key was rotated in Vault."""
-
-    def rotate(self) -> VerifierKey:
-        version = max(self.keys) + 1
-        self.keys[version] = SigningKey(bytes([version]) * 32)
-        return VerifierKey("any", bytes(self.keys[version].verify_key))
-
-
-async def signers(parts: Replica, key_of: VerifierKey, size: int) -> list[bytes]:
-    log = await parts.log()
-    stored = await parts.checkpoints.at(log.log_id, size)
-    assert stored is not None
-    assert key_of.name == log.origin
-    return [signature.key_id for signature in split(stored.published.note)[1]]
 
 
 @requirement("ledger:rotation-from-the-genesis-key")

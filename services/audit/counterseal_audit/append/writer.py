@@ -296,9 +296,14 @@ def _answer(work: Sequence[_Pending], known: Mapping[str, Stored]) -> list[_Pend
         elif stored.req_hash == one.item.req_hash:
             _settle(one, Receipt(stored.index, stored.leaf_hash, stored.entry, duplicate=True, log_id=stored.log_id))
         else:
-            log.error("an event id was used again with other content", extra={"event_id": one.item.event_id})
-            _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
+            _refuse_reuse(one)
     return rest
+
+
+def _refuse_reuse(one: _Pending) -> None:
+    """Refuse other content under a known event id, and raise the alarm: no honest producer sends it."""
+    log.critical("an event id was used again with other content", extra={"event_id": one.item.event_id})
+    _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
 
 
 def _settle(one: _Pending, receipt: Receipt) -> None:
@@ -322,6 +327,6 @@ def _repeat(one: _Pending, first: _Pending) -> None:
     if isinstance(first.outcome, ServiceError):
         _fail([one], first.outcome)
     elif one.item.req_hash != first.item.req_hash:
-        _fail([one], IdempotencyKeyReused(event_id=one.item.event_id))
+        _refuse_reuse(one)
     elif first.outcome is not None:
         _settle(one, replace(first.outcome, duplicate=True))
