@@ -36,15 +36,16 @@ class Process:
     """One replica. settings: overrides of its configuration, as the environment gives them."""
 
     def __init__(self, running: Running, settings: Mapping[str, str] | None = None) -> None:
-        self._command = [sys.executable, "-m", "counterseal_audit", "--config", str(running.configs["audit"])]
+        self._options = ["--config", str(running.configs["audit"])]
         self._settings = dict(settings or {})
         self._log = (running.logs / "audit-test.log").open("ab")
         self._child: subprocess.Popen[bytes] | None = None
         self.address = self._settings.get("COUNTERSEAL_SERVER__LISTEN", running.addresses["audit"])
 
-    def start(self, settings: Mapping[str, str] | None = None) -> None:
+    def start(self, settings: Mapping[str, str] | None = None, module: str = "counterseal_audit") -> None:
         environment = {**os.environ, **self._settings, **(settings or {})}
-        self._child = subprocess.Popen(self._command, stdout=self._log, stderr=self._log, env=environment)
+        command = [sys.executable, "-m", module, *self._options]
+        self._child = subprocess.Popen(command, stdout=self._log, stderr=self._log, env=environment)
 
     @property
     def is_dead(self) -> bool:
@@ -54,6 +55,10 @@ class Process:
         assert self._child is not None
         self._child.kill()
         self._child.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._child is not None
+        self._child.send_signal(number)
 
     def stop(self) -> int:
         assert self._child is not None
@@ -67,11 +72,16 @@ class Process:
         self._log.close()
 
 
+async def login(running: Running, service: str = "audit") -> Vault:
+    """Log in to Vault as a service does."""
+    secrets = running.data_dir / "secrets" / service
+    role, secret = ((secrets / name).read_text().strip() for name in ("role-id", "secret-id"))
+    return await Vault.login_approle(running.openbao.address, role, secret, ca_file=running.openbao.ca_file)
+
+
 async def producer_identity(running: Running) -> Identity:
     """What the executor does at its start: log in, and have a certificate issued."""
-    secrets = running.data_dir / "secrets" / "executor"
-    role, secret = ((secrets / name).read_text().strip() for name in ("role-id", "secret-id"))
-    vault = await Vault.login_approle(running.openbao.address, role, secret, ca_file=running.openbao.ca_file)
+    vault = await login(running, "executor")
     names = Environment("prod")
     uri = f"spiffe://{running.trust_domain}/prod/svc/executor"
     issued = await vault.issue_certificate(names.pki, "svc-executor", server_name("executor", "prod"), uri, "1h")

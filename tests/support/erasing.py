@@ -34,9 +34,9 @@ async def finish(parts: Replica, job_id: str) -> Job:
     return await state(parts, job_id)
 
 
-async def checked(parts: Replica) -> tuple[int, int, list[tuple[str, int]]]:
+async def checked(parts: Replica, tenant: str = "acme") -> tuple[int, int, list[tuple[str, int]]]:
     """Intact rows, declared rows, and (kind, index) of every finding."""
-    logs = await parts.retention.servicer._logs("acme")
+    logs = await parts.retention.servicer._logs(tenant)
     intact = declared = 0
     findings: list[tuple[str, int]] = []
     async for page in parts.retention.servicer.checker.check(logs):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nacl.signing import SigningKey
 
+from counterseal.cli.audit_verify import Directory
 from counterseal.ledger import entry as entries
 from counterseal.ledger import tiles
 from counterseal.ledger.checkpoint import Checkpoint
@@ -110,3 +111,10 @@ def write(files: Mapping[str, bytes], directory: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return directory
+
+
+class Outside(Directory):
+    """Files by their names, as over HTTP: nobody lists what a checkpoint does not cover yet."""
+
+    def paths(self, below: str = "tile/") -> list[str]:
+        return []

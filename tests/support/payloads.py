@@ -49,7 +49,7 @@ async def opened(parts: Replica, index: int, tenant: str = "acme") -> dict[str, 
     return {one.name: one.value for one in map(disclosure.parse, strings)}
 
 
-async def report(parts: Replica, job_id: str, *services: str) -> None:
+async def report(parts: Replica, job_id: str, *services: str, tenant: str = "acme") -> None:
     """Say that services have erased their copies, as their followers do."""
     for service in services or SERVICES:
         entry = new_entry(
@@ -57,7 +57,7 @@ async def report(parts: Replica, job_id: str, *services: str) -> None:
             {"job_id": job_id, "count": 1, "policy": "subject-erasure", "backup_horizon": "2027-01-31"},
             event_id=new_id(),
             event_time_ms=NOW,
-            tenant="acme",
+            tenant=tenant,
             environment="prod",
         )
         await append_one(parts, entry, service)

@@ -18,16 +18,10 @@ from counterseal_audit.tiles.directory import FRESH, LogDirectory
 from counterseal_audit.tiles.exporter import Exporter, folder_of
 from support.audit import Replica, append, replica
 from support.entries import changed
+from support.exports import Outside
 from support.postgres import FreshDatabase, ServiceDatabase
 from support.requirements import requirement
 from support.shapes import ENVIRONMENT
-
-
-class Outside(Directory):
-    """Files by their names, as over HTTP: nobody lists what a checkpoint does not cover yet."""
-
-    def paths(self, below: str = "tile/") -> list[str]:
-        return []
 
 
 @asynccontextmanager
