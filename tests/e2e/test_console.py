@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from support.postgres import open_directory
+from support.requirements import requirement
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 COUNTERSEAL = Path(sys.executable).with_name("counterseal")
@@ -83,6 +84,7 @@ def _processes_below(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@requirement("ledger:explain")
 async def test_an_evening_with_the_commands(console: Console) -> None:
     assert "nobody is logged in" in await console.run("approvals", "list", code=5)
     await console.run("login", *AGENT, "--user", "ana")
@@ -159,7 +161,22 @@ async def _look_back(console: Console, plan_digest: str) -> None:
     export = console.home / "export"
     await console.run("audit", "export", str(export))
     assert (await console.json("audit", "verify", str(export), "--vkey", str(export / "vkey")))["verdict"] == "verified"
+    await _without_operational_logs(console, plan_digest, export)
     await _take_home(console, export)
+
+
+async def _without_operational_logs(console: Console, plan_digest: str, export: Path) -> None:
+    """The story rests on the ledger alone: with every operational log deleted it is told as before, online and off."""
+    before = await console.json("explain", plan_digest)
+    logs = [path for path in console.home.rglob("*.log") if path.is_file()]
+    assert len(logs) >= 6, "of four services, PostgreSQL and OpenBao"
+    for path in logs:
+        path.unlink()
+    for words in (("explain", plan_digest), ("explain", plan_digest, "--from", str(export))):
+        after = await console.json(*words)
+        assert after["entries"][: len(before["entries"])] == before["entries"]
+        assert list(after["sections"]) == list(before["sections"])
+        assert after["sections"]["did"] == before["sections"]["did"]
 
 
 async def _search(console: Console, plan_digest: str, story: dict[str, Any]) -> None:

@@ -36,6 +36,19 @@ async def run(suite: Suite, *words: str, code: int = 0) -> dict[str, Any]:
     return await asyncio.get_running_loop().run_in_executor(None, lambda: command(suite, *words, code=code))
 
 
+async def undeclared(suite: Suite, index: int) -> None:
+    """A sealed field that goes without a declaration is tampering; put back, it is not."""
+    where = "FROM ledger_payload p USING ledger_log l WHERE p.log_id = l.log_id AND l.tenant = $1 AND p.idx = $2"
+    taken = await suite.sql("counterseal_audit", f"DELETE {where} AND ord = 0 RETURNING p.*", bank.TENANT, index)
+    found = await run(suite, "audit", "verify", "payloads", "--user", "ida", code=4)
+    assert found["verdict"] == "tampered"
+    assert [one["index"] for one in found["findings"]] == [index]
+    (row,) = taken
+    places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+    await suite.sql("counterseal_audit", f"INSERT INTO ledger_payload VALUES ({places})", *row.values())
+    assert (await run(suite, "audit", "verify", "payloads", "--user", "ida"))["verdict"] == "verified"
+
+
 async def hits(suite: Suite, folder: Path) -> dict[str, set[str]]:
     """Return mark -> where it is, in every table of every service, the ledger's files and all logs."""
     data = suite.running.data_dir
@@ -50,6 +63,7 @@ async def hits(suite: Suite, folder: Path) -> dict[str, set[str]]:
 
 @pytest.mark.timeout(900)
 @requirement("erasure:complete", "erasure:two-people", "erasure:producers-follow", "disclosure:recorded-first")
+@requirement("payload:undeclared-loss-is-found")
 async def test_a_person_is_erased_everywhere_and_every_proof_still_holds(suite: Suite, tmp_path: Path) -> None:
     await suite.sql("bank", "INSERT INTO accounts VALUES ('q-1', $1, 1000)", f"user:{WHO}")
     async with suite.agent(WHO) as request:
@@ -75,10 +89,16 @@ async def test_a_person_is_erased_everywhere_and_every_proof_still_holds(suite: 
 
     for user in ("ida", "pat"):
         await run(suite, "login", "--user", user)
+    await undeclared(suite, proposed)
+    await suite.kill("policy", hold=True)  # one of those who have to report is away
     asked = await run(suite, "audit", "erase", f"user:{WHO}", "--user", "ida", code=6)
     digest = asked["second_person"]["request_digest"]
     done = await run(suite, "audit", "erase", f"user:{WHO}", "--user", "pat", "--request-digest", digest)
     job = done["erasure"]["job_id"]
+    unfinished = await run(suite, "audit", "verify", "payloads", "--user", "ida", code=3)
+    assert unfinished["verdict"] == "incomplete"
+    await run(suite, "audit", "erasures", job, "--user", "ida", code=3)
+    await suite.ready("policy")
     async with suite.person("ida") as ida, asyncio.timeout(120):
         while (state := (await ida.erasures(job))[0]).missing:
             await asyncio.sleep(0.2)

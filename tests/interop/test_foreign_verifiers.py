@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 from nacl.signing import SigningKey
 
+from counterseal.cli import main
 from counterseal.ledger import tiles
 from counterseal.ledger.note import VerifierKey
+from counterseal.rpc.ledger_client import Appended
 from counterseal_audit.tiles.config import HttpConfig, ReaderConfig
 from counterseal_audit.tiles.http import TileServer
+from support.audit import audit_server
+from support.entries import changed as entry
 from support.exports import KEY, ORIGIN, files_of, log_of, write
+from support.postgres import Databases, off_loop
 from support.requirements import requirement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +79,65 @@ def test_an_export_of_70000_entries_is_accepted(verifiers: list[str], tmp_path: 
     export = write(files_of(logged), tmp_path / "ledger")
     assert len(list((export / "tile" / "0").rglob("*"))) >= 274
     assert set(verdicts(verifiers, export, sample(size)).values()) == {"accepted"}
+
+
+LARGE = 70_000
+
+
+@pytest.fixture(scope="module")
+def large(_databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of a log of 70,000 entries, each written by a producer over gRPC and stored in PostgreSQL."""
+    directory = tmp_path_factory.mktemp("large") / "ledger"
+
+    async def make() -> None:
+        async with audit_server(_databases.fresh("audit"), follow=False) as server, server.producer() as client:
+            count = 1
+            while count < LARGE:
+                batches = [min(1000, LARGE - count - n * 1000) for n in range(4)]
+                wanted = [[entry(stream="") for _ in range(size)] for size in batches if size > 0]
+                for answers in await asyncio.gather(*(client.append(batch) for batch in wanted)):
+                    assert all(isinstance(answer, Appended) for answer in answers)
+                    count += len(answers)
+            await server.export(directory, min_size=LARGE)
+
+    off_loop(make)
+    return directory
+
+
+def ours(directory: Path) -> int:
+    vkey = (directory / "vkey").read_text().strip()
+    return main(["audit", "verify", "log", str(directory), "--vkey", vkey])
+
+
+@requirement("ledger:foreign-verifiers")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_log_of_70000_entries_written_over_grpc_is_accepted_and_no_flipped_byte_in_it(
+    verifiers: list[str], large: Path, tmp_path: Path
+) -> None:
+    vkey = (large / "vkey").read_text().removesuffix("\n")
+    assert (large / "checkpoint").read_bytes().split(b"\n")[1] == b"%d" % LARGE
+    assert len([path for path in (large / "tile" / "0").rglob("*") if path.is_file()]) == 274, "273 full ones, and 112"
+    assert set(verdicts(verifiers, large, sample(LARGE), vkey).values()) == {"accepted"}
+    assert ours(large) == 0
+    index, bundle = 100 * 256 + 40, tiles.Tile(None, 100, 256)
+    at_entry = tiles.bundle_offsets(tiles.parse_bundle(bundle, (large / bundle.path).read_bytes()))[40]
+    for path, at in (
+        ("checkpoint", 60),
+        ("checkpoint", 150),
+        (bundle.path, at_entry + 5),
+        (tiles.Tile(0, 100, 256).path, 32 * 45 + 3),
+        (tiles.Tile(1, 0, 256).path, 32 * 7 + 3),
+    ):
+        copy = tmp_path / f"{path.replace('/', '-')}-{at}"
+        shutil.copytree(large, copy)
+        data = bytearray((copy / path).read_bytes())
+        data[at] ^= 1
+        (copy / path).write_bytes(data)
+        found = verdicts(verifiers, copy, [index], vkey)
+        assert "accepted" not in found.values(), (path, at, found)
+        assert ours(copy) == 4, (path, at)
+        shutil.rmtree(copy)
 
 
 @requirement("ledger:foreign-verifiers")

@@ -28,8 +28,9 @@ SECRET_KEYS = {
     "private_key": "private key",
     "lease_id": "lease id",
 }
-Gate = Callable[[str, str, str], None]
-"""Called with `before` or `after`, method and path of each call; what it raises ends the caller's connection there."""
+Gate = Callable[[str, str, str], int | None]
+"""Called with `before` or `after`, method and path of each call; what it raises ends the caller's connection there, a
+status that it returns before a call is the answer, and Vault is not asked."""
 
 MIN_LENGTH = 12
 """Shorter values would be found everywhere; no secret of the suite is that short."""
@@ -139,7 +140,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         seen.note(self.headers.get("X-Vault-Token"), "Vault token")
         asked = seen.document(body)
         headers = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "connection")}
-        self.server.gate("before", self.command, self.path)
+        status = self.server.gate("before", self.command, self.path)
+        if status is not None:
+            refusal = b'{"errors":["Vault is sealed"]}'
+            self.send_response_only(status)
+            self.send_header("content-length", str(len(refusal)))
+            self.end_headers()
+            self.wfile.write(refusal)
+            return
         answer, data = self._ask(body, headers)
         self.server.gate("after", self.command, self.path)
         seen.signature(self.path, asked, seen.document(data))

@@ -354,6 +354,7 @@ async def test_what_may_not_be_written_leaves_no_trace(
     await admin.close()
 
 
+@requirement("ledger:record-holds")
 async def test_a_producer_cannot_write_the_logs_own_types(fresh_database: FreshDatabase) -> None:
     async with replica(fresh_database("audit")) as parts:
         request = changed()

@@ -17,6 +17,7 @@ from counterseal.ledger.encoding import b64url
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.fields import word
 from support.exports import DIGEST, changed, genesis, uuid
+from support.requirements import requirement
 
 P = "p_" + "a" * 26
 SALT = b"0123456789abcdef"
@@ -134,6 +135,7 @@ def test_another_spelling_of_the_same_entry_is_refused() -> None:
             entries.parse(other)
 
 
+@requirement("ledger:record-holds")
 def test_a_type_that_its_producer_may_not_write_is_refused() -> None:
     data = entries.build(intent(), entries.Srv(1, "policy"))
     with pytest.raises(VerificationError, match="policy may not write"):

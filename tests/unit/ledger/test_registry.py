@@ -6,6 +6,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from counterseal.api.audit.v1 import event_pb2
 from counterseal.ledger.fields import Flag, Group, Kind, ListOf, Number, OneOf, Person, Text, names_people
 from counterseal.ledger.registry import REGISTRY
+from support.requirements import requirement
 
 EVENTS = list(event_pb2.Event.DESCRIPTOR.fields)
 
@@ -103,6 +104,7 @@ RECORD_MUST_HOLD = {
 }
 
 
+@requirement("ledger:record-holds")
 @pytest.mark.parametrize("place", list(RECORD_MUST_HOLD.values()), ids=list(RECORD_MUST_HOLD))
 def test_a_record_can_hold_what_it_must(place: str) -> None:
     kind, _, name = place.partition(":")
