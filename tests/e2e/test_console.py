@@ -159,8 +159,12 @@ async def _look_back(console: Console, plan_digest: str) -> None:
     assert "shop.refund_order@1.0.0" in await console.run("tool", "list")
     assert len(await console.json("plan", "list")) >= 3
     export = console.home / "export"
-    await console.run("audit", "export", str(export))
-    assert (await console.json("audit", "verify", str(export), "--vkey", str(export / "vkey")))["verdict"] == "verified"
+    taken = await console.json("audit", "export", str(export), "--purpose", "case-4711")
+    checked = await console.json("audit", "verify", str(export), "--vkey", str(export / "vkey"))
+    assert (checked["verdict"], checked["manifest_digest"]) == ("verified", taken["manifest_digest"])
+    recorded = await console.json("audit", "get", taken["disclosed_event_id"])
+    assert recorded["entry"]["data"]["manifest_digest"] == taken["manifest_digest"]
+    assert recorded["entry"]["data"]["purpose"] == "case-4711"
     await _without_operational_logs(console, plan_digest, export)
     await _take_home(console, export)
 
@@ -205,6 +209,11 @@ async def _search(console: Console, plan_digest: str, story: dict[str, Any]) -> 
     bundle = console.home / "case.zip"
     made = await console.json("audit", "export", str(bundle), "--format", "bundle")
     assert made["manifest"]["count"] == made["manifest"]["size"] > 0
+    recorded = (await console.json("audit", "get", made["disclosed_event_id"]))["entry"]
+    assert recorded["data"]["manifest_digest"] == made["manifest_digest"]
+    assert recorded["data"]["export"]["format"] == "bundle"
+    taken = (await console.json("audit", "get", recorded["refs"][0]["event_id"]))["entry"]
+    assert taken["data"]["export"] == {**recorded["data"]["export"], "format": "tiles"}
     with zipfile.ZipFile(bundle) as archive:
         archive.extractall(console.home / "case")
     verdict = await asyncio.create_subprocess_exec(

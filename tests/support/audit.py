@@ -59,6 +59,7 @@ from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
 from counterseal_audit.reader.export import LogFiles
+from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
@@ -172,6 +173,7 @@ class Replica:
     stopping: asyncio.Event
     follower: Follower
     searcher: Searcher
+    recorder: ExportRecorder
 
     async def log(self, tenant: str = "acme") -> Log:
         return (await self.ledger.open(tenant))[0]
@@ -290,6 +292,7 @@ def _parts(
         stopping,
         Follower(logs, projection, pseudonyms, ENVIRONMENT),
         Searcher(projection, reader, pseudonyms),
+        ExportRecorder(logs, reader, ledger, pseudonyms, system_clock, new_id),
     )
 
 
@@ -374,6 +377,7 @@ async def audit_server(
             parts.ledger,
             parts.retention.discloser,
             parts.searcher,
+            parts.recorder,
             stopping,
         )
         has_witnesses = parts.publisher.witnesses is not None

@@ -33,6 +33,7 @@ from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
@@ -116,7 +117,10 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     rt.spawn("follow-entries", Follower(logs, projection, pseudonyms, rt.environment).run(rt.stopping))
     searcher = Searcher(projection, entries, pseudonyms)
     operators = frozenset(config.operator_roles)
-    reader = ReaderServicer(logs, entries, checkpoints, ledger, retention.discloser, searcher, rt.stopping, operators)
+    recorder = ExportRecorder(logs, entries, ledger, pseudonyms, rt.clock, rt.new_id)
+    reader = ReaderServicer(
+        logs, entries, checkpoints, ledger, retention.discloser, searcher, recorder, rt.stopping, operators
+    )
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     store = AppendStore(rt.engine)
     cover = Cover(demand, checkpoints, entries, has_witnesses=cosigners is not None)

@@ -2,11 +2,12 @@
 
 import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from counterseal.cli import exits
-from counterseal.cli.audit_verify import Directory, as_json, exit_code, read_vkey, show
+from counterseal.cli.audit_verify import Directory, as_json, exit_code, manifest_of, read_vkey, show
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress
 from counterseal.errors import InputInvalid
@@ -15,13 +16,30 @@ from counterseal.ledger import proof as proofs
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tiles import CHECKPOINT, VKEY, WIDTH
-from counterseal.ledger.verify import verify_log
+from counterseal.ledger.verify import Report, verify_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from counterseal.api.audit.v1 import reader_pb2
     from counterseal.client import Person
+
+
+@dataclass(slots=True)
+class Taken:
+    """What the service says that it recorded about an export; empty texts where it is too old to do so."""
+
+    event_id: str = ""
+    manifest_digest: str = ""
+
+    def check(self, report: Report) -> None:
+        """Raise VerificationError unless a verified export is the one that was recorded."""
+        if self.event_id and self.manifest_digest != manifest_of(report):
+            raise VerificationError(f"the service recorded another export than it sent ({self.manifest_digest})")
+
+    def line(self) -> str:
+        """Return what to tell the person."""
+        return f"access.disclosed {self.event_id}" if self.event_id else "nothing: the service is of an older release"
 
 
 def export(args: argparse.Namespace) -> int:
@@ -34,7 +52,8 @@ def export(args: argparse.Namespace) -> int:
     fresh = directory.with_name(f"{directory.name}.new")
     kept = _read(directory / CHECKPOINT)
     shutil.rmtree(fresh, ignore_errors=True)
-    code = fetch(args, fresh)
+    taken = Taken()
+    code = fetch(args, fresh, taken)
     if code != exits.OK:
         return code
     try:
@@ -44,35 +63,59 @@ def export(args: argparse.Namespace) -> int:
         return exits.TAMPERED
     report = verify_log(Directory(fresh), key, kept)
     if report.verdict is None:
+        try:
+            taken.check(report)
+        except VerificationError as error:
+            complain(f"{fresh}: {error.message}; {directory} is as it was")
+            return exits.TAMPERED
         _take_place(fresh, directory)
     if args.json:
-        emit({"directory": str(directory if report.verdict is None else fresh), **as_json(report)})
+        where = str(directory if report.verdict is None else fresh)
+        emit({"directory": where, **as_json(report), "disclosed_event_id": taken.event_id})
     else:
         show(report)
+        say(f"recorded     {taken.line()}")
         say(f"written to   {directory if report.verdict is None else f'{fresh}; {directory} is as it was'}")
     return exit_code(report)
 
 
-def fetch(args: argparse.Namespace, directory: Path) -> int:
-    """Write everything that is in the tenant's log now; nothing of it is verified yet."""
+def fetch(args: argparse.Namespace, directory: Path, taken: Taken) -> int:
+    """Write everything that is in the tenant's log now; nothing of it is verified yet. Fills `taken`."""
     from counterseal.cli.session import as_person
     from counterseal.client.export import write_export
 
     async def work(person: "Person") -> int:
         # Everything that is in the log now: a checkpoint covers it within its interval.
-        await write_export(_counted(person.export((await person.checkpoint()).log_size)), directory)
+        parts = person.export((await person.checkpoint()).log_size, args.purpose or "")
+        await write_export(_counted(parts, taken), directory)
         return exits.OK
 
     return as_person(args, work)
 
 
+def record(args: argparse.Namespace, taken: Taken, form: str, manifest_digest: str, count: int) -> str:
+    """Have the log say what was made of an export; return the entry's id. Raises ServiceError."""
+    from counterseal.cli.session import as_person
+
+    ids: list[str] = []
+
+    async def work(person: "Person") -> int:
+        answer = await person.record_export(taken.event_id, form, manifest_digest, count)
+        ids.append(answer.disclosed_event_id)
+        return exits.OK
+
+    as_person(args, work)
+    return ids[0]
+
+
 async def _counted(
-    parts: "AsyncIterator[reader_pb2.ExportLogResponse]",
+    parts: "AsyncIterator[reader_pb2.ExportLogResponse]", taken: Taken
 ) -> "AsyncIterator[reader_pb2.ExportLogResponse]":
-    """Yield the pieces and say how many entries have come."""
+    """Yield the pieces and say how many entries have come; keep what the first one says of the export."""
     progress, size, count, last = Progress("entries"), 0, 0, ""
     async for part in parts:
-        size = size or part.size
+        if part.size:
+            size, taken.event_id, taken.manifest_digest = part.size, part.disclosed_event_id, part.manifest_digest
         if part.path != last and part.path.startswith("tile/entries/"):
             count = min(size, count + WIDTH)
             progress.at(count, size)

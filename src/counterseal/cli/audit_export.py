@@ -1,6 +1,7 @@
 """`audit export`: the tenant's log as C2SP files, JSON lines, CSV, OCSF events, or one bundle with the verifier in it.
 
 Every format is made from a directory that was verified first, fetched or on disk; nothing is written where that failed.
+What is fetched is recorded in the log before it is sent, and what is made of it before it is put in its place.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from counterseal.cli.export_rows import Row, Writer
 from counterseal.cli.options import add_options
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress
-from counterseal.errors import InputInvalid
+from counterseal.errors import InputInvalid, ServiceError
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tiles import CHECKPOINT, VKEY
@@ -29,6 +30,7 @@ from counterseal.ledger.verify import Report, verify_log
 
 if TYPE_CHECKING:
     from counterseal.cli.arguments import Subparsers
+    from counterseal.cli.audit_calls import Taken
 
 ROWS: Mapping[str, Writer] = {"jsonl": forms.jsonl, "csv": forms.csv_row, "ocsf": forms.ocsf}
 FILTERS = ("type", "plan", "request", "agent", "since", "until")
@@ -41,6 +43,7 @@ def register(commands: "Subparsers") -> None:
     one.add_argument("--format", choices=("tiles", *ROWS, "bundle"), default="tiles", help="default: tiles")
     one.add_argument("--from", dest="source", metavar="DIR", help="an export on disk instead of the service")
     one.add_argument("--vkey", metavar="FILE_OR_STRING", help="the key that you pinned, default: the log's own word")
+    one.add_argument("--purpose", metavar="CODE", help="what it is for, such as case-4711; in clear in the log")
     one.add_argument("--disclosures", metavar="FILE", help="bundle: the sealed fields to hand out (disclosures.jsonl)")
     one.add_argument("--policy", metavar="FILE", help="bundle: the trust policy to hand out (C2SP tlog-policy)")
     rows = one.add_argument_group("filters of jsonl, csv and ocsf; what is filtered proves no completeness")
@@ -61,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputInvalid(f"{args.format} is always whole; filters are for {', '.join(ROWS)}")
     if (args.disclosures or args.policy) and args.format != "bundle":
         raise InputInvalid("--disclosures and --policy are for bundles")
+    if args.purpose and args.source is not None:
+        raise InputInvalid("--purpose is for the log's record; an export --from a copy on disk is recorded nowhere")
     if args.format == "tiles":
         if args.source is not None:
             raise InputInvalid("tiles are fetched from the service; copy a directory as it is")
@@ -70,15 +75,16 @@ def run(args: argparse.Namespace) -> int:
         return audit_calls.export(args)
     wanted = Filter.of(filters)
     if args.source is not None:
-        return _convert(args, Path(args.source), wanted)
+        return _convert(args, Path(args.source), wanted, None)
     with tempfile.TemporaryDirectory(prefix="counterseal-export-") as folder:
         from counterseal.cli import audit_calls
 
-        code = audit_calls.fetch(args, Path(folder))
-        return code if code != exits.OK else _convert(args, Path(folder), wanted)
+        taken = audit_calls.Taken()
+        code = audit_calls.fetch(args, Path(folder), taken)
+        return code if code != exits.OK else _convert(args, Path(folder), wanted, taken)
 
 
-def _convert(args: argparse.Namespace, source: Path, wanted: "Filter") -> int:
+def _convert(args: argparse.Namespace, source: Path, wanted: "Filter", taken: "Taken | None") -> int:
     try:
         key = read_vkey(args.vkey or str(source / VKEY))
     except VerificationError as error:
@@ -91,22 +97,38 @@ def _convert(args: argparse.Namespace, source: Path, wanted: "Filter") -> int:
     out = Path(args.out)
     fresh = out.with_name(f"{out.name}.new")
     progress = Progress("entries", report.size)
-    if args.format == "bundle":
-        try:
+    try:
+        if taken is not None:
+            taken.check(report)
+        if args.format == "bundle":
             manifest, name = _bundle(args, source, fresh, report, key, progress)
-        except VerificationError as error:
-            fresh.unlink(missing_ok=True)
-            complain(error.diagnostics())
-            return exits.TAMPERED
-        where = None
-    else:
-        count = _rows(fresh, source, report, args.format, wanted, progress)
-        manifest, name = _manifest(args, fresh, source, report, count, wanted)
+        else:
+            count = _rows(fresh, source, report, args.format, wanted, progress)
+            manifest, name = _manifest(args, fresh, source, report, count, wanted)
+        recorded = _record(args, taken, manifest, name)
+    except VerificationError as error:
+        fresh.unlink(missing_ok=True)
+        complain(error.diagnostics())
+        return exits.TAMPERED
+    except ServiceError:
+        fresh.unlink(missing_ok=True)
+        raise
+    where = None
+    if args.format != "bundle":
         where = out.with_name(f"{out.name}.manifest.json")
         where.write_bytes(canonical(manifest))
     fresh.replace(out)
-    _tell(args, manifest, name, where)
+    _tell(args, manifest, name, where, recorded)
     return exits.OK
+
+
+def _record(args: argparse.Namespace, taken: "Taken | None", manifest: Mapping[str, Any], name: str) -> str | None:
+    """Have the log say what was made, before it is in its place; None for what no service knows of."""
+    if taken is None or not taken.event_id:
+        return None
+    from counterseal.cli import audit_calls
+
+    return audit_calls.record(args, taken, args.format, name, int(manifest["count"]))
 
 
 def _bundle(
@@ -151,13 +173,21 @@ def _manifest(
     return manifest, digest(bundle.KIND, canonical(manifest))
 
 
-def _tell(args: argparse.Namespace, manifest: Mapping[str, Any], name: str, where: Path | None) -> None:
+def _tell(
+    args: argparse.Namespace, manifest: Mapping[str, Any], name: str, where: Path | None, recorded: str | None
+) -> None:
     if args.json:
-        emit({"out": args.out, "manifest_digest": name, "manifest": manifest})
+        emit({"out": args.out, "manifest_digest": name, "manifest": manifest, "disclosed_event_id": recorded})
         return
     say(f"log          {manifest['origin']}")
     say(f"entries      {manifest['count']} of {manifest['size']}: {manifest['completeness']}")
     say(f"manifest     {name}" + (f" ({where})" if where is not None else ""))
+    if recorded is not None:
+        say(f"recorded     access.disclosed {recorded}")
+    elif args.source is not None:
+        say("recorded     nothing: made from a copy on disk, of which no service knows")
+    else:
+        say("recorded     nothing: the service is of an older release")
     say(f"written to   {args.out}, from a log that verifies")
 
 

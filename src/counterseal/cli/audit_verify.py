@@ -25,6 +25,7 @@ from counterseal.ledger import proof as proofs
 from counterseal.ledger.chain import Chain
 from counterseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.exported import manifest_digest
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.policy import Policy, Witnessed
 from counterseal.ledger.proof import TlogProof
@@ -36,7 +37,7 @@ from counterseal.ledger.verify import MAX_FINDINGS, Report, Source, verify_log
 if TYPE_CHECKING:
     from counterseal.cli.arguments import Subparsers
 
-__all__ = ["MAX_FILE_BYTES", "Directory", "as_json", "exit_code", "read_vkey", "register", "show"]
+__all__ = ["MAX_FILE_BYTES", "Directory", "as_json", "exit_code", "manifest_of", "read_vkey", "register", "show"]
 
 EXITS = {
     None: exits.OK,
@@ -401,6 +402,11 @@ def _accept(
     return exits.OK
 
 
+def manifest_of(report: Report) -> str:
+    """Return the digest by which `access.disclosed` names an export of what a report is about."""
+    return manifest_digest([Checkpoint(one.origin, one.size, one.root) for one in (report, *reversed(report.shards))])
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """Return the report as one JSON document."""
     return {
@@ -413,6 +419,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "rotation_count": report.rotation_count,
         "disclosed_count": report.disclosed_count,
         "witnesses": dict(report.witnesses),
+        "manifest_digest": manifest_of(report) if report.verdict is None else None,
         "shards": [{"origin": one.origin, "size": one.size, "root": one.root.hex()} for one in report.shards],
         "findings": [finding_of(f) for f in report.findings],
         "omitted_count": report.omitted_count,
@@ -441,6 +448,8 @@ def show(report: Report) -> None:
     if report.disclosed_count:
         say(f"disclosed    {report.disclosed_count} fields")
     _show_witnesses(report.witnesses)
+    if report.verdict is None:
+        say(f"manifest     {manifest_of(report)}")
     say(f"verdict      {report.verdict or 'verified: every entry, tile, root and signature holds'}")
 
 

@@ -210,15 +210,28 @@ class Person(RetentionCalls):
         request = reader_pb2.GetInclusionProofRequest(index=index, tree_size=tree_size)
         return await self._audit("GetInclusionProof", request)  # type: ignore[no-any-return]
 
-    async def export(self, min_size: int = 0) -> AsyncIterator[reader_pb2.ExportLogResponse]:
-        """Yield the files of the tenant's log, for a standard verifier, once a checkpoint covers `min_size` entries."""
+    async def export(self, min_size: int = 0, purpose: str = "") -> AsyncIterator[reader_pb2.ExportLogResponse]:
+        """Yield the files of the tenant's log, for a standard verifier, once a checkpoint covers `min_size` entries.
+
+        The log records it first; purpose: a code that stands there in clear.
+        """
         stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
         token = await self._tokens.get()
-        request = reader_pb2.ExportLogRequest(min_size=min_size)
+        request = reader_pb2.ExportLogRequest(min_size=min_size, purpose=purpose)
         async for part in self._connection.stream(
             "audit", stub.ExportLog, request, token=token, seconds=EXPORT_SECONDS
         ):
             yield part
+
+    async def record_export(
+        self, export_event_id: str, form: str, manifest_digest: str, count: int
+    ) -> reader_pb2.RecordExportResponse:
+        """Record that rows or a bundle were made of an export of this person's, which its entry names."""
+        stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
+        request = reader_pb2.RecordExportRequest(
+            export_event_id=export_event_id, format=form, manifest_digest=manifest_digest, count=count
+        )
+        return await self._call("audit", stub.RecordExport, request)  # type: ignore[no-any-return]
 
     async def freeze_log(
         self, reason_code: str, request_digest: str = "", *, system: bool = False

@@ -43,6 +43,7 @@ PURPOSE = OneOf(("PREVIEW", "COMMIT", "COMPENSATE"))
 GRANT = OneOf(("READ", "WRITE"))
 VERDICT = OneOf(("applied", "not_applied", "not_sent", "unknown"))
 TOOL = group(name=WORDS, version=WORDS, digest=DIGESTS)
+EXPORT_FORMATS = ("tiles", "jsonl", "csv", "ocsf", "bundle")
 
 EXECUTOR = frozenset({"executor"})
 POLICY = frozenset({"policy"})
@@ -103,6 +104,12 @@ _KEY = group(
     version=WORDS,
     public_key=Text(HEX, "lower-case hex"),
     state=OneOf(("active", "archived")),
+)
+_EXPORT = group(
+    format=OneOf(EXPORT_FORMATS),
+    origin=WORDS,
+    size=COUNT,
+    root=Text(HEX, "lower-case hex"),
 )
 _HOLD = group("changed_by", hold_id=ID, count=COUNT, changed_by=Person())
 
@@ -334,6 +341,8 @@ REGISTRY: Mapping[str, EventType] = {
     "hold.placed": _type(AUDIT, _HOLD, "statement"),
     "hold.lifted": _type(AUDIT, _HOLD, "statement"),
     "access.disclosed": _type(
-        AUDIT, group(manifest_digest=DIGESTS, purpose=WORDS, count=COUNT, auditor=Person()), "statement"
+        AUDIT,
+        group("purpose export", manifest_digest=DIGESTS, purpose=WORDS, count=COUNT, auditor=Person(), export=_EXPORT),
+        "statement",
     ),
 }

@@ -119,6 +119,7 @@ METHODS: Mapping[str, MethodRule] = {
             "GetInclusionProof": MethodRule((POLICY, CREDENTIALS, EXECUTOR, *PEOPLE), "optional"),
             "GetConsistencyProof": MethodRule((POLICY, CREDENTIALS, EXECUTOR, *PEOPLE), "optional"),
             "ExportLog": MethodRule(PEOPLE, "required"),
+            "RecordExport": MethodRule(PEOPLE, "required"),
             "SearchEntries": MethodRule(PEOPLE, "required"),
             "GetTrace": MethodRule(PEOPLE, "required"),
             "ReindexLog": MethodRule(PEOPLE, "required"),

@@ -16,10 +16,16 @@ import pytest
 
 from counterseal.canonical import canonical, digest
 from counterseal.cli import bundle, main, zipapp_build
+from counterseal.cli.audit_calls import Taken
+from counterseal.cli.audit_verify import Directory, read_vkey
 from counterseal.cli.export_rows import COLUMNS, Row, csv_row, guarded, ocsf_event
 from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries
+from counterseal.ledger.checkpoint import Checkpoint
+from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.exported import manifest_digest
 from counterseal.ledger.tree import leaf_hash
+from counterseal.ledger.verify import verify_log
 from support import incidents
 from support.exports import KEY, files_of, genesis, write
 from support.requirements import requirement
@@ -50,6 +56,29 @@ def test_json_lines_hold_every_entry_byte_for_byte(tmp_path: Path, capsys: pytes
     assert manifest["files"] == [{"path": "out", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}]
     assert base64.b64decode(manifest["checkpoint"]) == (incidents.DIRECTORY / "checkpoint").read_bytes()
     assert digest("export-manifest", canonical(manifest)) in capsys.readouterr().out
+
+
+def test_what_is_made_from_a_copy_on_disk_is_recorded_nowhere_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(tmp_path / "out", "--format", "csv") == 0
+    assert "recorded     nothing: made from a copy on disk" in capsys.readouterr().out
+    assert export(tmp_path / "out", "--format", "csv", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["disclosed_event_id"] is None
+
+
+def test_a_service_that_recorded_another_export_than_it_sent_is_found_out(capsys: pytest.CaptureFixture[str]) -> None:
+    report = verify_log(Directory(incidents.DIRECTORY), read_vkey(str(incidents.DIRECTORY / "vkey")))
+    named = manifest_digest([Checkpoint(report.origin, report.size, report.root)])
+    Taken("id", named).check(report)
+    Taken().check(report)
+    for size, root in ((report.size - 1, report.root), (report.size, bytes(32))):
+        with pytest.raises(VerificationError, match="recorded another export"):
+            Taken("id", manifest_digest([Checkpoint(report.origin, size, root)])).check(report)
+    with pytest.raises(VerificationError):
+        Taken("id", "").check(report)
+    assert main(["audit", "verify", str(incidents.DIRECTORY), "--vkey", str(incidents.DIRECTORY / "vkey")]) == 0
+    assert f"manifest     {named}" in capsys.readouterr().out
 
 
 @requirement("ledger:exports")
@@ -140,6 +169,7 @@ def test_a_broken_log_is_exported_in_no_form(tmp_path: Path, capsys: pytest.Capt
         ["--format", "jsonl", "--since", "2026-11-27T06:00:00"],
         ["--format", "jsonl", "--disclosures", "x"],
         ["--format", "tiles"],
+        ["--format", "csv", "--purpose", "case-1"],
     ],
 )
 def test_what_can_mean_nothing_is_refused(tmp_path: Path, argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,16 +1,31 @@
 """A log as files for one checkpoint: C2SP tlog-tiles, `vkey`, `rotation/<n>`, older shards below `predecessor/`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from counterseal.errors import InternalError
 from counterseal.ledger import tiles
+from counterseal.ledger.checkpoint import Checkpoint
 from counterseal.ledger.tiles import CHECKPOINT, VKEY, WIDTH
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader.store import ReaderStore
 
 PREDECESSOR = "predecessor"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One log of an export, as one of its checkpoints has it; its files lie below `below`."""
+
+    log: Log
+    checkpoint: StoredCheckpoint
+    below: str
+
+    @property
+    def head(self) -> Checkpoint:
+        """What the checkpoint says."""
+        return Checkpoint(self.log.origin, self.checkpoint.size, self.checkpoint.published.root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +36,33 @@ class LogFiles:
     checkpoints: CheckpointStore
     store: ReaderStore
 
-    async def of(self, log: Log, checkpoint: StoredCheckpoint, below: str = "") -> AsyncIterator[tuple[str, bytes]]:
+    async def of(self, log: Log, checkpoint: StoredCheckpoint) -> AsyncIterator[tuple[str, bytes]]:
         """Yield (path, bytes) of every file of the export, the log's checkpoint first, its predecessors last."""
-        yield below + CHECKPOINT, checkpoint.published.public
-        yield below + VKEY, (log.vkey + "\n").encode()
-        for n, note in enumerate(await self.checkpoints.rotation_notes(log.log_id), 1):
-            yield f"{below}rotation/{n}", note
-        async for path, content in self._tiles(log, checkpoint.size):
-            yield below + path, content
-        older = await predecessor_of(self.logs, log)
-        if older is not None:
+        async for file in self.files(await self.parts(log, checkpoint)):
+            yield file
+
+    async def parts(self, log: Log, checkpoint: StoredCheckpoint) -> list[Part]:
+        """Return what an export at a checkpoint consists of: the log, then each shard before it, newest first.
+
+        Raises InternalError when one of those has no checkpoint.
+        """
+        found = [Part(log, checkpoint, "")]
+        while (older := await predecessor_of(self.logs, found[-1].log)) is not None:
             last = await self.checkpoints.latest(older.log_id)
             if last is None:
                 raise InternalError("the log before this one has no checkpoint")
-            async for path, content in self.of(older, last, f"{below}{PREDECESSOR}/"):
-                yield path, content
+            found.append(Part(older, last, f"{found[-1].below}{PREDECESSOR}/"))
+        return found
+
+    async def files(self, parts: Sequence[Part]) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield (path, bytes) of every file of the parts, in order."""
+        for part in parts:
+            yield part.below + CHECKPOINT, part.checkpoint.published.public
+            yield part.below + VKEY, (part.log.vkey + "\n").encode()
+            for n, note in enumerate(await self.checkpoints.rotation_notes(part.log.log_id), 1):
+                yield f"{part.below}rotation/{n}", note
+            async for path, content in self._tiles(part.log, part.checkpoint.size):
+                yield part.below + path, content
 
     async def _tiles(self, log: Log, size: int) -> AsyncIterator[tuple[str, bytes]]:
         for tile in tiles.tiles_of(size):

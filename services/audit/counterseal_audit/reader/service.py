@@ -20,6 +20,7 @@ from counterseal_audit.payloads.disclosing import Discloser
 from counterseal_audit.projection.engine import Field, Query
 from counterseal_audit.reader import engine
 from counterseal_audit.reader.export import LogFiles
+from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
 
@@ -44,6 +45,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ledger: Ledger
     discloser: Discloser
     searcher: Searcher
+    recorder: ExportRecorder
     stopping: asyncio.Event
     operator_roles: frozenset[str] = frozenset({"operator"})
 
@@ -229,7 +231,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         request: reader_pb2.ExportLogRequest,
         context: Any,  # noqa: ARG002
     ) -> AsyncIterator[reader_pb2.ExportLogResponse]:
-        """Stream the log as files, all for one checkpoint; waits for one that covers `min_size`."""
+        """Stream the log as files, all for one checkpoint that covers `min_size`; the log says so before the first."""
         log = await self._log(request.tenant)
         if request.min_size > await self.store.size(log.log_id):
             raise InputInvalid(f"min_size: the log has fewer than {request.min_size} entries")
@@ -239,14 +241,29 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             last = await self.checkpoints.latest(log.log_id)
         if last is None:
             raise NotFound("no checkpoint was signed yet")
+        files = LogFiles(self.logs, self.checkpoints, self.store)
+        parts = await files.parts(log, last)
+        recorded = await self.recorder.handed_out(current_caller(), log, [part.head for part in parts], request.purpose)
         first = True
-        async for path, content in LogFiles(self.logs, self.checkpoints, self.store).of(log, last):
+        async for path, content in files.files(parts):
             for start in range(0, len(content), PIECE_BYTES):
                 piece = reader_pb2.ExportLogResponse(path=path, content=content[start : start + PIECE_BYTES])
                 if first:
                     piece.size = last.size
+                    piece.disclosed_event_id = recorded.event_id
+                    piece.manifest_digest = recorded.manifest_digest
                     first = False
                 yield piece
+
+    async def RecordExport(  # noqa: N802
+        self,
+        request: reader_pb2.RecordExportRequest,
+        context: Any,  # noqa: ARG002
+    ) -> reader_pb2.RecordExportResponse:
+        """Record what the caller made of an export of theirs."""
+        log = await self._log(request.tenant)
+        event_id = await self.recorder.made(current_caller(), log, request)
+        return reader_pb2.RecordExportResponse(disclosed_event_id=event_id)
 
     async def _list(
         self, log: Log, request: reader_pb2.ListEntriesRequest, start: int, count: int

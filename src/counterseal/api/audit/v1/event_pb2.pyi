@@ -264,7 +264,7 @@ class Event(_message.Message):
 
     @_builtins.property
     def access_disclosed(self) -> Global___AccessDisclosed:
-        """`access.disclosed`: Sealed payloads were disclosed; durable before the answer."""
+        """`access.disclosed`: Sealed payloads were disclosed, or the log was exported; durable before the answer."""
 
     def __init__(
         self,
@@ -1960,7 +1960,7 @@ Global___HoldChanged: _TypeAlias = HoldChanged  # noqa: Y015
 
 @_typing.final
 class AccessDisclosed(_message.Message):
-    """Sealed payloads were disclosed; durable before the answer."""
+    """Sealed payloads were disclosed, or the log was exported; durable before the answer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1968,14 +1968,19 @@ class AccessDisclosed(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     AUDITOR_FIELD_NUMBER: _builtins.int
+    EXPORT_FIELD_NUMBER: _builtins.int
     manifest_digest: _builtins.str
     """Digest of the manifest."""
     purpose: _builtins.str
-    """Purpose, a code."""
+    """Purpose, a code; an export may have none."""
     count: _builtins.int
-    """Payloads disclosed."""
+    """Payloads disclosed, or entries exported."""
     auditor: _builtins.str
     """The person; the ledger stores a pseudonym."""
+    @_builtins.property
+    def export(self) -> Global___ExportedLog:
+        """For an export: what of which log; absent where sealed fields were disclosed."""
+
     def __init__(
         self,
         *,
@@ -1983,11 +1988,46 @@ class AccessDisclosed(_message.Message):
         purpose: _builtins.str = ...,
         count: _builtins.int = ...,
         auditor: _builtins.str = ...,
+        export: Global___ExportedLog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["export", b"export"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor", "count", b"count", "manifest_digest", b"manifest_digest", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auditor", b"auditor", "count", b"count", "export", b"export", "manifest_digest", b"manifest_digest", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AccessDisclosed: _TypeAlias = AccessDisclosed  # noqa: Y015
+
+@_typing.final
+class ExportedLog(_message.Message):
+    """A log as one of its checkpoints has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    """`tiles`: what the service handed out. `jsonl`, `csv`, `ocsf`, `bundle`: what the person says was made of it."""
+    origin: _builtins.str
+    """Origin of the log."""
+    size: _builtins.int
+    """Size of the checkpoint."""
+    root: _builtins.str
+    """Root of the checkpoint, lower-case hex."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        origin: _builtins.str = ...,
+        size: _builtins.int = ...,
+        root: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "origin", b"origin", "root", b"root", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportedLog: _TypeAlias = ExportedLog  # noqa: Y015

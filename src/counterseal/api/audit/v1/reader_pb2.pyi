@@ -447,19 +447,23 @@ class ExportLogRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     MIN_SIZE_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's where there is one."""
     min_size: _builtins.int
     """Wait, up to the caller's deadline, until a checkpoint covers at least this many entries; 0: do not wait."""
+    purpose: _builtins.str
+    """What it is for: a code `[A-Za-z0-9_.:/-]{1,128}` that stands in clear in the log, such as `case-4711`; may be empty."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         min_size: _builtins.int = ...,
+        purpose: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_size", b"min_size", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_size", b"min_size", "purpose", b"purpose", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -474,26 +478,96 @@ class ExportLogResponse(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    DISCLOSED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Output only. Path within the export, such as `checkpoint`, `vkey` or `tile/entries/000`."""
     content: _builtins.bytes
     """Output only. Bytes of the piece; pieces of one file follow each other."""
     size: _builtins.int
     """Output only. Size that the export covers, in the first message."""
+    disclosed_event_id: _builtins.str
+    """Output only. Id of the `access.disclosed` entry, in the first message."""
+    manifest_digest: _builtins.str
+    """Output only. What that entry says was handed out, in the first message: digest of kind `tiles-manifest` over
+    {"logs": [{"origin", "root", "size"}, ..], "v": 1} in canonical JSON, the log first, then those before it; roots in hex.
+    """
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         content: _builtins.bytes = ...,
         size: _builtins.int = ...,
+        disclosed_event_id: _builtins.str = ...,
+        manifest_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "path", b"path", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "disclosed_event_id", b"disclosed_event_id", "manifest_digest", b"manifest_digest", "path", b"path", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportLogResponse: _TypeAlias = ExportLogResponse  # noqa: Y015
+
+@_typing.final
+class RecordExportRequest(_message.Message):
+    """Names a file that was made of an export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    EXPORT_EVENT_ID_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """Tenant of the log; must equal the token's."""
+    export_event_id: _builtins.str
+    """Required. The export that it was made of: `disclosed_event_id` of ExportLog."""
+    format: _builtins.str
+    """Required. `jsonl`, `csv`, `ocsf` or `bundle`."""
+    manifest_digest: _builtins.str
+    """Required. Digest of the file's manifest."""
+    count: _builtins.int
+    """Entries in it."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        export_event_id: _builtins.str = ...,
+        format: _builtins.str = ...,
+        manifest_digest: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "export_event_id", b"export_event_id", "format", b"format", "manifest_digest", b"manifest_digest", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordExportRequest: _TypeAlias = RecordExportRequest  # noqa: Y015
+
+@_typing.final
+class RecordExportResponse(_message.Message):
+    """Where it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCLOSED_EVENT_ID_FIELD_NUMBER: _builtins.int
+    disclosed_event_id: _builtins.str
+    """Output only. Id of the `access.disclosed` entry."""
+    def __init__(
+        self,
+        *,
+        disclosed_event_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disclosed_event_id", b"disclosed_event_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordExportResponse: _TypeAlias = RecordExportResponse  # noqa: Y015
 
 @_typing.final
 class DiscloseEntryRequest(_message.Message):

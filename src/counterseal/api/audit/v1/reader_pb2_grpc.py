@@ -70,6 +70,11 @@ class LedgerReaderServiceStub(object):
                 request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogRequest.SerializeToString,
                 response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogResponse.FromString,
                 _registered_method=True)
+        self.RecordExport = channel.unary_unary(
+                '/counterseal.api.audit.v1.LedgerReaderService/RecordExport',
+                request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.RecordExportRequest.SerializeToString,
+                response_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.RecordExportResponse.FromString,
+                _registered_method=True)
         self.DiscloseEntry = channel.unary_unary(
                 '/counterseal.api.audit.v1.LedgerReaderService/DiscloseEntry',
                 request_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.DiscloseEntryRequest.SerializeToString,
@@ -140,6 +145,18 @@ class LedgerReaderServiceServicer(object):
 
     def ExportLog(self, request, context):
         """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size.
+        Side effect: `access.disclosed`, durable before the first piece; in the environment's own log where this one takes no
+        entries (frozen, forked, without its anchor). The export ends before that entry.
+        Reasons: NOT_FOUND, INPUT_INVALID, ROLE_REQUIRED; LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE, QUEUE_FULL when it cannot be recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordExport(self, request, context):
+        """Records what the caller made of an export of theirs: rows, or a bundle. The service has not seen the file; it vouches
+        for who said so, when, and of which export. Side effect: `access.disclosed`, which refers to the export's.
+        Reasons: INPUT_INVALID, NOT_FOUND (the caller has no such export), ROLE_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -214,6 +231,11 @@ def add_LedgerReaderServiceServicer_to_server(servicer, server):
                     servicer.ExportLog,
                     request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogRequest.FromString,
                     response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogResponse.SerializeToString,
+            ),
+            'RecordExport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordExport,
+                    request_deserializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.RecordExportRequest.FromString,
+                    response_serializer=counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.RecordExportResponse.SerializeToString,
             ),
             'DiscloseEntry': grpc.unary_unary_rpc_method_handler(
                     servicer.DiscloseEntry,
@@ -426,6 +448,33 @@ class LedgerReaderService(object):
             '/counterseal.api.audit.v1.LedgerReaderService/ExportLog',
             counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogRequest.SerializeToString,
             counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.ExportLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordExport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/counterseal.api.audit.v1.LedgerReaderService/RecordExport',
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.RecordExportRequest.SerializeToString,
+            counterseal_dot_api_dot_audit_dot_v1_dot_reader__pb2.RecordExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

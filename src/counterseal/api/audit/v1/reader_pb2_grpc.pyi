@@ -46,7 +46,16 @@ class LedgerReaderServiceStub:
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_reader_pb2.GetConsistencyProofRequest, _reader_pb2.GetConsistencyProofResponse]
     """Proves that one tree is a prefix of another (RFC 6962 section 2.1.2). Reasons: INPUT_INVALID."""
     ExportLog: _grpc.UnaryStreamMultiCallable[_reader_pb2.ExportLogRequest, _reader_pb2.ExportLogResponse]
-    """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+    """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size.
+    Side effect: `access.disclosed`, durable before the first piece; in the environment's own log where this one takes no
+    entries (frozen, forked, without its anchor). The export ends before that entry.
+    Reasons: NOT_FOUND, INPUT_INVALID, ROLE_REQUIRED; LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE, QUEUE_FULL when it cannot be recorded.
+    """
+    RecordExport: _grpc.UnaryUnaryMultiCallable[_reader_pb2.RecordExportRequest, _reader_pb2.RecordExportResponse]
+    """Records what the caller made of an export of theirs: rows, or a bundle. The service has not seen the file; it vouches
+    for who said so, when, and of which export. Side effect: `access.disclosed`, which refers to the export's.
+    Reasons: INPUT_INVALID, NOT_FOUND (the caller has no such export), ROLE_REQUIRED.
+    """
     DiscloseEntry: _grpc.UnaryUnaryMultiCallable[_reader_pb2.DiscloseEntryRequest, _reader_pb2.DiscloseEntryResponse]
     """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
     Side effect: `access.disclosed`, durable before the answer.
@@ -81,7 +90,16 @@ class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_reader_pb2.GetConsistencyProofRequest, _reader_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Proves that one tree is a prefix of another (RFC 6962 section 2.1.2). Reasons: INPUT_INVALID."""
     ExportLog: _aio.UnaryStreamMultiCallable[_reader_pb2.ExportLogRequest, _reader_pb2.ExportLogResponse]  # type: ignore[assignment]
-    """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+    """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size.
+    Side effect: `access.disclosed`, durable before the first piece; in the environment's own log where this one takes no
+    entries (frozen, forked, without its anchor). The export ends before that entry.
+    Reasons: NOT_FOUND, INPUT_INVALID, ROLE_REQUIRED; LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE, QUEUE_FULL when it cannot be recorded.
+    """
+    RecordExport: _aio.UnaryUnaryMultiCallable[_reader_pb2.RecordExportRequest, _reader_pb2.RecordExportResponse]  # type: ignore[assignment]
+    """Records what the caller made of an export of theirs: rows, or a bundle. The service has not seen the file; it vouches
+    for who said so, when, and of which export. Side effect: `access.disclosed`, which refers to the export's.
+    Reasons: INPUT_INVALID, NOT_FOUND (the caller has no such export), ROLE_REQUIRED.
+    """
     DiscloseEntry: _aio.UnaryUnaryMultiCallable[_reader_pb2.DiscloseEntryRequest, _reader_pb2.DiscloseEntryResponse]  # type: ignore[assignment]
     """Returns chosen sealed fields of one entry in the open, with the entry. Needs the role auditor and a purpose.
     Side effect: `access.disclosed`, durable before the answer.
@@ -155,7 +173,22 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reader_pb2.ExportLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reader_pb2.ExportLogResponse], _abc.AsyncIterator[_reader_pb2.ExportLogResponse]]:
-        """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size."""
+        """Streams the log as files of C2SP tlog-tiles, checkpoint first, all for that checkpoint's size.
+        Side effect: `access.disclosed`, durable before the first piece; in the environment's own log where this one takes no
+        entries (frozen, forked, without its anchor). The export ends before that entry.
+        Reasons: NOT_FOUND, INPUT_INVALID, ROLE_REQUIRED; LEDGER_UNAVAILABLE, SEAL_UNAVAILABLE, QUEUE_FULL when it cannot be recorded.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordExport(
+        self,
+        request: _reader_pb2.RecordExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reader_pb2.RecordExportResponse, _abc.Awaitable[_reader_pb2.RecordExportResponse]]:
+        """Records what the caller made of an export of theirs: rows, or a bundle. The service has not seen the file; it vouches
+        for who said so, when, and of which export. Side effect: `access.disclosed`, which refers to the export's.
+        Reasons: INPUT_INVALID, NOT_FOUND (the caller has no such export), ROLE_REQUIRED.
+        """
 
     @_abc_1.abstractmethod
     def DiscloseEntry(
