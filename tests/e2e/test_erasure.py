@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from counterseal.cli.audit_sources import Directory
@@ -112,6 +113,29 @@ async def test_a_person_is_erased_everywhere_and_every_proof_still_holds(suite: 
     checked = await run(suite, "audit", "verify", "payloads", "--user", "ida")
     assert (checked["verdict"], checked["findings"]) == ("verified", [])
     assert checked["declared_count"] > 0
+    await monitored(suite, tmp_path)
     key = VerifierKey.parse((tmp_path / "after" / "vkey").read_text().strip())
     since = (tmp_path / "before" / "checkpoint").read_bytes()
     assert verify_log(Directory(tmp_path / "after"), key, since).verdict is None
+
+
+async def monitored(suite: Suite, folder: Path) -> None:
+    """The monitor asks too: the erased person's fields are no alarm, one field more that is missing is."""
+    watch = ["audit", "monitor", str(folder / "after"), "--state", str(folder / "seen")]
+    watch += ["--vkey", str(folder / "after" / "vkey"), "--payloads", "--user", "ida"]
+    seen = await run(suite, *watch)
+    assert (seen["verdict"], seen["payloads"]["verdict"]) == ("verified", "verified")
+    assert seen["payloads"]["declared_count"] > 0
+    database = await asyncpg.connect(suite.running.control.dsn("counterseal_audit"))
+    try:
+        row = "(SELECT ctid FROM ledger_payload WHERE NOT EXISTS (SELECT 1 FROM ledger_hold) LIMIT 1)"
+        lost = await database.fetchrow(f"DELETE FROM ledger_payload WHERE ctid = {row} RETURNING *")
+        assert lost is not None
+        seen = await run(suite, *watch, code=4)
+        assert seen["verdict"] == "verified", "the log itself is what it was"
+        assert [one["kind"] for one in seen["payloads"]["findings"]] == ["tampered"]
+        columns = ", ".join(f"${n}" for n in range(1, len(lost) + 1))
+        await database.execute(f"INSERT INTO ledger_payload VALUES ({columns})", *lost.values())
+    finally:
+        await database.close()
+    assert (await run(suite, *watch))["payloads"]["verdict"] == "verified"

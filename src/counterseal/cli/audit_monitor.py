@@ -3,17 +3,21 @@
     <state>/monitor.json        the last checkpoint that held, and what is needed to go on from there
     <state>/evidence/<id>.*     two notes that exclude each other: `kept` and `seen`
 
-Exit codes: 0 the last look held, 3 it could not be completed, 4 an alarm: fork, cut, altered bytes, stale head.
+What is sealed lies beside the log; only the service can say that it is there. With `--payloads` it is asked, by login.
+
+Exit codes: 0 the last look held, 3 it could not be completed or an erasure is unfinished, 4 an alarm: fork, cut,
+altered bytes, stale head, sealed fields missing that nothing declares.
 """
 
 import argparse
 import hashlib
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterseal.cli import exits
+from counterseal.cli import exits, payload_check
 from counterseal.cli.audit_sources import add_access, opened
 from counterseal.cli.audit_verify import (
     EXITS,
@@ -26,9 +30,12 @@ from counterseal.cli.audit_verify import (
     output,
     policy_of,
 )
+from counterseal.cli.options import add_login
 from counterseal.cli.output import say
+from counterseal.cli.payload_check import Checked
 from counterseal.cli.statefiles import replace_file
 from counterseal.clock import system_clock
+from counterseal.errors import ServiceError
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.keyring import Keyring
 from counterseal.ledger.monitor import Kept, Look, look
@@ -36,11 +43,17 @@ from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.policy import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from counterseal.cli.arguments import Subparsers
+    from counterseal.client import Person
+
+    AsPerson = Callable[[argparse.Namespace, Callable[[Person], Coroutine[Any, Any, int]]], int]
 
 STATE = "monitor.json"
 EVIDENCE = "evidence"
 HEARTBEAT_MINUTES = 60
+PAYLOAD_MINUTES = 60
 
 
 def register(commands: "Subparsers") -> None:
@@ -59,6 +72,16 @@ def register(commands: "Subparsers") -> None:
     )
     add_keys(one)
     add_access(one)
+    asked = one.add_argument_group("sealed fields", "which are not in the log: the service is asked, by your login")
+    asked.add_argument("--payloads", action="store_true", help="ask whether any is missing without a declaration")
+    asked.add_argument(
+        "--payload-minutes",
+        type=_count,
+        default=PAYLOAD_MINUTES,
+        metavar="N",
+        help=f"ask at the first look and again after so long, as it reads all of them, default: {PAYLOAD_MINUTES}",
+    )
+    add_login(asked)
     one.set_defaults(run=run)
 
 
@@ -73,6 +96,7 @@ def _run(args: argparse.Namespace) -> int:
         raise Usage("--vkey: a monitor watches one log; name one key")
     trust = policy_of(args)
     kept = _load(args.state, key)
+    payloads = _payloads(args, key.name) if args.payloads else None
     stopping = threading.Event()
     if args.interval is not None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,10 +105,67 @@ def _run(args: argparse.Namespace) -> int:
     while True:
         seen = _look(args, key, kept, trust)
         evidence = _keep(args.state, kept, seen)
-        kept, rounds, code = seen.kept, rounds + 1, EXITS[seen.verdict]
-        _tell(args, seen, evidence)
+        checked = payloads.look() if payloads is not None else None
+        kept, rounds, code = seen.kept, rounds + 1, _worst(seen, checked)
+        _tell(args, seen, evidence, checked)
         if args.interval is None or code == exits.TAMPERED or rounds == args.rounds or stopping.wait(args.interval):
             return code
+
+
+class Payloads:
+    """Asks the service about the log's sealed fields at the first look and whenever its last answer is too old.
+
+    origin: the log that is watched. as_person: runs calls with the person's login (`session.as_person`).
+    """
+
+    def __init__(self, args: argparse.Namespace, origin: str, as_person: "AsPerson") -> None:
+        self._args = args
+        self._origin = origin
+        self._as_person = as_person
+        self._seconds = 60.0 * args.payload_minutes
+        self._last: tuple[float, Checked] | None = None
+
+    def look(self) -> Checked:
+        """Return the newest answer; a check that could not be made is tried again at the next look."""
+        now = time.monotonic()
+        if self._last is not None and self._last[1].counts and now < self._last[0] + self._seconds:
+            return self._last[1]
+        checked = self._ask()
+        self._last = (now, checked)
+        return checked
+
+    def _ask(self) -> Checked:
+        found: list[Checked] = []
+
+        async def work(person: "Person") -> int:
+            origin = (await person.checkpoint()).vkey.partition("+")[0]
+            found.append(
+                await payload_check.check(person)
+                if origin == self._origin
+                else _unasked(f"the login reads the log {origin}, not {self._origin}")
+            )
+            return exits.OK
+
+        try:
+            self._as_person(self._args, work)
+        except ServiceError as error:
+            return _unasked(f"the service did not check: {error.reason}")
+        return found[0]
+
+
+def _payloads(args: argparse.Namespace, origin: str) -> Payloads:
+    from counterseal.cli.session import as_person
+
+    return Payloads(args, origin, as_person)
+
+
+def _unasked(why: str) -> Checked:
+    return Checked(({"kind": "incomplete", "index": None, "message": why},), {})
+
+
+def _worst(seen: Look, checked: Checked | None) -> int:
+    """Return the exit code of a look; 0, 3 and 4 are in order of how bad they are."""
+    return max(EXITS[seen.verdict], payload_check.EXITS[checked.verdict] if checked is not None else exits.OK)
 
 
 def _look(args: argparse.Namespace, key: VerifierKey, kept: Kept | None, trust: Policy | None) -> Look:
@@ -134,7 +215,7 @@ def _keep(state: Path, before: Kept | None, seen: Look) -> Path | None:
     return name
 
 
-def _tell(args: argparse.Namespace, seen: Look, evidence: Path | None) -> None:
+def _tell(args: argparse.Namespace, seen: Look, evidence: Path | None, checked: Checked | None) -> None:
     head = seen.head
     document: dict[str, Any] = {
         "verdict": seen.verdict or "verified",
@@ -145,6 +226,7 @@ def _tell(args: argparse.Namespace, seen: Look, evidence: Path | None) -> None:
         "findings": [finding_of(one) for one in seen.findings],
         "omitted_count": seen.omitted_count,
         "evidence": str(evidence) if evidence is not None else None,
+        "payloads": checked.as_json() if checked is not None else None,
     }
 
     def tell() -> None:
@@ -154,8 +236,24 @@ def _tell(args: argparse.Namespace, seen: Look, evidence: Path | None) -> None:
             say(f"evidence: {evidence}.seen and, where there was an earlier head, {evidence}.kept")
         size = f"{head.size} entries, the last {seen.age_ms // 1000} s old" if head is not None else "no head"
         say(f"{seen.verdict or 'verified'}: {size}")
+        _tell_payloads(checked)
 
     output(args, document, tell)
+
+
+def _tell_payloads(checked: Checked | None) -> None:
+    if checked is None:
+        say("sealed fields: not checked (--payloads asks the service)")
+        return
+    for one in checked.findings:
+        where = f"entry {one['index']}: " if one["index"] is not None else ""
+        say(f"{one['kind']}: sealed fields: {where}{one['message']}")
+    if not checked.counts:
+        say(f"sealed fields: {checked.verdict}: {payload_check.UNENDED}")
+        return
+    counts = checked.counts
+    there = f"{counts['intact_count']} there, {counts['declared_count']} gone as the log declares"
+    say(f"sealed fields: {checked.verdict}: {there}, {counts['finding_count']} findings")
 
 
 def _seconds(text: str) -> float:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from counterseal.cli import exits
+from counterseal.cli import exits, payload_check
 from counterseal.cli.options import add_options
 from counterseal.cli.output import complain, emit, fenced, say
 from counterseal.errors import InputInvalid, LogForked
@@ -179,29 +179,24 @@ def disclose(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> int:
     """Ask for a check: 0 all there or declared, 3 an erasure is unfinished, 4 something is missing or altered."""
 
+    def on_finding(one: payload_check.Finding) -> None:
+        if not args.json:
+            say(f"{one['kind']}: entry {one['index']}: {one['message']}")
+
     async def work(person: "Person") -> int:
-        last = None
-        findings = []
-        async for last in person.check_payloads():
-            for one in last.findings:
-                findings.append({"kind": one.kind, "index": int(one.index), "message": one.message})
-                if not args.json:
-                    say(f"{one.kind}: entry {one.index}: {one.message}")
-        if last is None or last.checked_count < last.size:
-            complain("the check did not come to its end")
-            return exits.REFUSED
-        kinds = {finding["kind"] for finding in findings}
-        verdict = "tampered" if "tampered" in kinds else "incomplete" if kinds else "verified"
-        if args.json:
-            counts = {n: int(getattr(last, n)) for n in ("size", "intact_count", "declared_count", "finding_count")}
-            emit({"verdict": verdict, "findings": findings, **counts})
+        checked = await payload_check.check(person, on_finding)
+        if not checked.counts:
+            complain(payload_check.UNENDED)
+        elif args.json:
+            emit(checked.as_json())
         else:
-            if last.finding_count > len(findings):
-                say(f"... and {last.finding_count - len(findings)} more findings")
-            say(f"entries   {last.size}")
-            say(f"sealed    {last.intact_count} fields there, {last.declared_count} gone as the log declares")
-            say(f"verdict   {verdict}")
-        return {"verified": exits.OK, "incomplete": exits.REFUSED}.get(verdict, exits.TAMPERED)
+            counts = checked.counts
+            if counts["finding_count"] > len(checked.findings):
+                say(f"... and {counts['finding_count'] - len(checked.findings)} more findings")
+            say(f"entries   {counts['size']}")
+            say(f"sealed    {counts['intact_count']} fields there, {counts['declared_count']} gone as the log declares")
+            say(f"verdict   {checked.verdict}")
+        return payload_check.EXITS[checked.verdict]
 
     return _as_person(args, work)
 

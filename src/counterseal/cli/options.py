@@ -9,12 +9,17 @@ HOME_VARIABLE = "COUNTERSEAL_HOME"
 
 
 def add_options(parser: argparse.ArgumentParser, *, profile: str = "cli") -> None:
+    """Add the options that choose a deployment, a workload identity and a person, and `--json`."""
+    add_login(parser, profile=profile)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_login(parser: argparse._ActionsContainer, *, profile: str = "cli") -> None:
     """Add the options that choose a deployment, a workload identity and a person."""
     parser.add_argument("--home", type=Path, help=f"data directory, default: ${HOME_VARIABLE} or {DEFAULT_HOME}")
     parser.add_argument("--profile", default=profile, help=f"profile name or profile.toml, default: {profile}")
     parser.add_argument("--user", help="act as this logged-in user, default: the last one")
     parser.add_argument("--tenant", help="tenant, default: the profile's")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def home(args: argparse.Namespace) -> Path:

@@ -213,6 +213,27 @@ def test_state_that_was_changed_or_is_of_another_log_is_refused(server: LyingSer
     assert monitor(server.url, state, key=pair(9)[1]) == 2
 
 
+def test_who_follows_by_url_alone_is_told_that_sealed_fields_are_not_checked(
+    server: LyingServer, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert monitor(server.url, state) == 0
+    assert "sealed fields: not checked" in capsys.readouterr().out
+    assert monitor(server.url, state, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["payloads"] is None
+
+
+def test_a_check_that_could_not_be_made_is_no_good_verdict(
+    server: LyingServer, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--payloads", "--home", tmp_path)
+    assert monitor(server.url, state, *asked) == 3, "the log holds, but nobody is logged in"
+    out = capsys.readouterr().out
+    assert "verified: 300 entries" in out
+    assert "incomplete: sealed fields: the service did not check: " in out
+    server.show(FILES[40])
+    assert monitor(server.url, state, *asked) == 4, "what is worse counts"
+
+
 def test_bad_usage_exits_2(server: LyingServer, state: Path, tmp_path: Path) -> None:
     assert monitor(tmp_path / "absent", state) == 2
     assert monitor(server.url, state, "--interval", "0") == 2

@@ -610,7 +610,7 @@ class CheckPayloadsResponse(_message.Message):
     """Output only. Findings so far, sent or not."""
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PayloadFinding]:
-        """Output only. New findings; at most 100 are sent in a whole check."""
+        """Output only. New findings; at most 100 of each kind are sent in a whole check."""
 
     def __init__(
         self,
