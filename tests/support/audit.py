@@ -36,6 +36,7 @@ from counterseal.rpc.method_table import METHODS
 from counterseal.rpc.server import Server, ServerConfig
 from counterseal.rpc.tls import ServerIdentity, open_channel, server_name
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
+from counterseal.telemetry import RpcMetrics
 from counterseal.vault import Vault
 from counterseal_audit.admin.operations import Operations
 from counterseal_audit.admin.service import LedgerAdminServicer
@@ -354,6 +355,7 @@ async def audit_server(
     signer: LocalLogSigner | None = None,
     witnesses: Witnesses | None = None,
     follow: bool = True,
+    metrics: RpcMetrics | None = None,
 ) -> AsyncIterator[AuditServer]:
     """The service as `main` builds it, but for Vault."""
     async with replica(database, signer) as parts:
@@ -367,7 +369,12 @@ async def audit_server(
         stopping = parts.stopping
         verifier = TokenVerifier(key, audience=f"{DOMAIN}/{ENVIRONMENT}", clock=system_clock)
         interceptor = Interceptor(
-            trust_domain=DOMAIN, environment=ENVIRONMENT, verify=verifier.verify, clock=system_clock, rules=METHODS
+            trust_domain=DOMAIN,
+            environment=ENVIRONMENT,
+            verify=verifier.verify,
+            clock=system_clock,
+            rules=METHODS,
+            metrics=metrics or RpcMetrics(),
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
         reader = ReaderServicer(

@@ -79,6 +79,14 @@ def uses_of(path: str, source: str) -> Iterator[Use]:
                 yield from (Use(id_, path) for id_ in _ids(path, mark))
 
 
+def names_of(source: str) -> set[str]:
+    """Return the names of a module's test functions, those in classes included."""
+    functions = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    return {node.name for node in functions if node.name.startswith("test_")}
+
+
 def _ids(path: str, node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "requirement":
         for argument in node.args:
