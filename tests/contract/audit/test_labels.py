@@ -49,13 +49,14 @@ async def test_no_label_of_a_metric_holds_anything_of_a_tenant(fresh_database: F
                         await stub.GetEntry(request, metadata=token, timeout=10)
                 for method in (f"/counterseal.api.{tenant}/Get", f"/{tenant}/{tenant}"):
                     with contextlib.suppress(grpc.aio.AioRpcError):
-                        await channel.unary_unary(method)(b"", metadata=token, timeout=10)
+                        await channel.unary_unary(method, bytes, bytes)(b"", metadata=token, timeout=10)
                 bad = changed(tenant=tenant)
                 bad.stream = tenant
                 batch = ledger_pb2.AppendBatchRequest(entries=[bad])
                 call = producing.unary_unary(
                     "/counterseal.api.audit.v1.LedgerService/AppendBatch",
-                    request_serializer=ledger_pb2.AppendBatchRequest.SerializeToString,
+                    ledger_pb2.AppendBatchRequest.SerializeToString,
+                    ledger_pb2.AppendBatchResponse.FromString,
                 )
                 await call(batch, timeout=10)
     codes = {code.name for code in grpc.StatusCode}

@@ -18,7 +18,7 @@ from counterseal.ledger.checkpoint import open_checkpoint
 from counterseal.ledger.entry import parse
 from counterseal.ledger.note import VerifierKey, split
 from counterseal.ledger.tree import root_of
-from counterseal.rpc.ledger_client import LedgerClient
+from counterseal.rpc.ledger_client import Appended, LedgerClient
 from counterseal.vault.names import Environment
 from counterseal_audit.append.writer import Receipt
 from counterseal_audit.logs.keys import VaultLogSigner
@@ -202,7 +202,8 @@ async def test_with_vault_away_durable_goes_on_and_everything_is_signed_after_it
         await append_until_taken(client, "plan:first", 1)
         signed = await client.append_one(changed(stream="plan:signed"), CHECKPOINTED)
         away.set()
-        began, taken = time.monotonic(), []
+        began = time.monotonic()
+        taken: list[Appended] = []
         while time.monotonic() - began < AWAY_SECONDS:
             taken.append(await client.append_one(changed(stream=f"plan:durable-{len(taken)}")))
         with pytest.raises(CheckpointStale, match="not checkpointed"):
