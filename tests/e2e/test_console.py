@@ -98,6 +98,7 @@ async def test_an_evening_with_the_commands(console: Console) -> None:
     approved = await _large_refund(console)
     await _kill_and_lift(console)
     await _look_back(console, approved)
+    await _carry_on_in_another_log(console, approved)
 
 
 async def _small_refund(console: Console) -> None:
@@ -248,3 +249,23 @@ async def _take_home(console: Console, export: Path) -> None:
     (export / "vkey").write_text("counterseal.dev/other+4b84ecd9+AW56HN0psLeP0Tr0xVmP7/TvKpcWbjym8uT7/M2AUFvx\n")
     await console.run("audit", "export", str(export), code=4)
     assert (export / "checkpoint").read_bytes() == held
+
+
+async def _carry_on_in_another_log(console: Console, plan_digest: str) -> None:
+    """The log is closed and the next begun; a closed log can be taken home, and what it holds is still found."""
+    for words in (("audit", "freeze", "--reason-code", "DRILL_ENDED"), ("audit", "shard")):
+        asked = await console.json(*words, "--user", "omar", code=6)
+        digest = asked["second_person"]["request_digest"]
+        await console.json(*words, "--user", "ida", "--request-digest", digest)
+        export = console.home / words[1]
+        taken = await console.json("audit", "export", str(export))
+        assert taken["disclosed_event_id"]
+        assert len(taken["shards"]) == (1 if words[1] == "shard" else 0)
+    found = await console.json("audit", "search", "--plan-digest", plan_digest)
+    assert [(one["shard"], one["indexed_size"] == one["size"]) for one in found["shards"]] == [(0, True), (1, True)]
+    assert {one["shard"] for one in found["entries"]} == {0}
+    assert "of shard 0]" in await console.run("explain", plan_digest)
+    online = await console.json("explain", plan_digest)
+    offline = await console.json("explain", plan_digest, "--from", str(export))
+    assert online["entries"] == offline["entries"]
+    assert {one["shard"] for one in online["entries"]} == {0}

@@ -93,14 +93,16 @@ def run_search(args: argparse.Namespace) -> int:
 
     async def work(person: "Person") -> int:
         found: list[dict[str, Any]] = []
+        several = False
         left = args.limit
         while True:
             request.page_size = min(left, 1000) if args.limit else 1000
             answer = await person.search(request)
+            several = len(answer.shards) > 1
             page = [_as_json(entry) for entry in answer.entries]
             found += page if args.json else []
             for one in page if not args.json else ():
-                say(_line(one))
+                say(_line(one, f"{one['shard']}/{one['index']}" if several else ""))
             left -= len(page)
             request.page_token = answer.next_page_token
             if not answer.next_page_token or (args.limit and left <= 0):
@@ -112,12 +114,19 @@ def run_search(args: argparse.Namespace) -> int:
                     "next_page_token": answer.next_page_token,
                     "indexed_size": answer.indexed_size,
                     "size": answer.size,
+                    "shards": [
+                        {"shard": s.shard, "origin": s.origin, "indexed_size": s.indexed_size, "size": s.size}
+                        for s in answer.shards
+                    ],
                 }
             )
         elif answer.next_page_token:
             say(f"more: --page {answer.next_page_token}")
-        if answer.indexed_size < answer.size and not answer.next_page_token:
-            complain(f"entries {answer.indexed_size} to {answer.size - 1} were not looked at yet: the index is behind")
+        for part in answer.shards if not answer.next_page_token else ():
+            if part.indexed_size < part.size:
+                where = f" of shard {part.shard}" if several else ""
+                late = f"entries {part.indexed_size} to {part.size - 1}{where}"
+                complain(f"{late} were not looked at yet: the index is behind")
         return exits.OK
 
     return _as_person(args, work)
@@ -166,14 +175,15 @@ def _as_person(args: argparse.Namespace, work: Any) -> int:
 def _as_json(entry: "reader_pb2.LedgerEntry") -> dict[str, Any]:
     return {
         "index": entry.index,
+        "shard": entry.shard,
         "leaf_hash": entry.leaf_hash.hex(),
         "entry": parse_strict(bytes(entry.entry)),
     }
 
 
-def _line(shown: dict[str, Any]) -> str:
+def _line(shown: dict[str, Any], place: str = "") -> str:
     entry = shown["entry"]
     data = entry["data"]
     what = " ".join(f"{name}={value}" for name, value in data.items() if isinstance(value, str | int))
     about = " ".join(filter(None, (str(entry.get("plan_digest", ""))[:19], entry.get("step", ""))))
-    return f"{shown['index']:>8}  {entry['type']:<24}{about:<24}{what[:160]}"
+    return f"{place or shown['index']:>8}  {entry['type']:<24}{about:<24}{what[:160]}"

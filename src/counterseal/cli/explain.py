@@ -5,7 +5,7 @@ One call to audit, or an export on disk; the answer is the log's alone, and ever
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,19 @@ from counterseal.ledger import tiles, trace
 from counterseal.ledger.checkpoint import open_checkpoint
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
+from counterseal.ledger.places import of_place, place
 from counterseal.ledger.tree import leaf_hash, verify_inclusion
-from counterseal.ledger.verify import verify_log
+from counterseal.ledger.verify import Report, verify_log
 
 if TYPE_CHECKING:
     from counterseal.api.audit.v1 import reader_pb2
     from counterseal.cli.arguments import Subparsers
     from counterseal.client import Person
 
+    Traced = reader_pb2.GetTraceResponse | reader_pb2.ShardTrace
+
 DISCLOSURES = "disclosures.jsonl"
+PREDECESSOR = "predecessor"
 
 
 def register(subparsers: "Subparsers") -> None:
@@ -36,7 +40,12 @@ def register(subparsers: "Subparsers") -> None:
     parser = subparsers.add_parser("explain", help="tell an action's whole story from the ledger")
     parser.add_argument("plan", metavar="ID", help="plan digest, request id, event id, external id, or plan id")
     parser.add_argument("--from", dest="source", metavar="DIR", help="an export on disk instead of the service")
-    parser.add_argument("--vkey", metavar="FILE_OR_STRING", help="the log's key that you pinned, default: its own word")
+    parser.add_argument(
+        "--vkey",
+        action="append",
+        metavar="FILE_OR_STRING",
+        help="the log's key that you pinned, default: its own word; again for each earlier shard whose key you pinned",
+    )
     add_options(parser)
     parser.set_defaults(run=run)
 
@@ -44,7 +53,7 @@ def register(subparsers: "Subparsers") -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the story of one action; 4 when a proof does not hold."""
     try:
-        pinned = read_vkey(args.vkey) if args.vkey else None
+        pinned = [read_vkey(text) for text in args.vkey or ()]
     except VerificationError as error:
         complain(f"--vkey: {error.message}")
         return exits.USAGE
@@ -89,72 +98,131 @@ async def _ask(person: "Person", name: str) -> "reader_pb2.GetTraceResponse":
     raise NotFound("the ledger holds nothing about this", id=name[:64])
 
 
-def from_answer(answer: "reader_pb2.GetTraceResponse", pinned: VerifierKey | None) -> story.Story:
-    """Return the story of a trace after checking each entry's proof. Raises VerificationError."""
-    key = pinned or VerifierKey.parse(answer.vkey)
-    head = open_checkpoint(answer.checkpoint, [key]) if answer.checkpoint else None
-    size = head.size if head is not None else 0
-    proven = 0
-    for one in answer.entries:
-        if head is not None and one.entry.index < size:
-            verify_inclusion(one.entry.index, size, leaf_hash(one.entry.entry), list(one.path), head.root)
-            proven += 1
+def from_answer(answer: "reader_pb2.GetTraceResponse", pinned: Sequence[VerifierKey]) -> story.Story:
+    """Return the story of a trace after checking each entry's proof. Raises VerificationError.
+
+    pinned: keys of the log and of shards before it; the log's own must be among them, where there are any.
+    """
+    newest = _checked(answer, pinned, must=bool(pinned))
+    # Shards that hold nothing about the action need no proof; how far they were searched counts all the same.
+    older = [_checked(one, pinned, must=False) for one in answer.older if one.entries]
+    unpinned = [one.origin for one in older if one.origin not in {key.name for key in pinned}]
     how = f"each proof checked with {'the pinned key' if pinned else 'the key that the service names; pin it'}"
+    if pinned and unpinned:
+        how += f", of {len(unpinned)} earlier shards with the key that the service names"
+    parts: list[Traced] = [*answer.older, answer]
     warnings = []
-    if answer.indexed_size < answer.size:
-        warnings.append(f"incomplete: entries {answer.indexed_size} to {answer.size - 1} were not looked at yet")
+    for part in parts:
+        if part.indexed_size < part.size:
+            where = f" of shard {part.shard}" if part.shard != answer.shard else ""
+            warnings.append(f"incomplete: entries {part.indexed_size} to {part.size - 1}{where} were not looked at yet")
     if answer.truncated:
         warnings.append("incomplete: there are more entries than one answer holds")
     return story.tell(
-        [story.told(one.entry.index, one.entry.entry) for one in answer.entries],
-        story.Proof(key.name, size, head.root.hex() if head is not None else "", proven, how),
+        [story.told(place(part.shard, one.entry.index), one.entry.entry) for part in parts for one in part.entries],
+        replace(newest, how=how, older=tuple(older)),
         warnings,
     )
+
+
+def _checked(part: "Traced", pinned: Sequence[VerifierKey], *, must: bool) -> story.Proof:
+    """Return what vouches for one log's entries. must: only a pinned key will do. Raises VerificationError."""
+    named = VerifierKey.parse(part.vkey)
+    keys = [key for key in pinned if key.name == named.name] or ([*pinned] if must else [named])
+    head = open_checkpoint(part.checkpoint, keys) if part.checkpoint else None
+    if head is not None and head.origin != named.name:
+        raise VerificationError(f"the checkpoint is of {head.origin}, the key of {named.name}")
+    size = head.size if head is not None else 0
+    proven = 0
+    for one in part.entries:
+        if head is not None and one.entry.index < size:
+            verify_inclusion(one.entry.index, size, leaf_hash(one.entry.entry), list(one.path), head.root)
+            proven += 1
+    return story.Proof(named.name, size, head.root.hex() if head is not None else "", proven, "", part.shard)
 
 
 # --- from an export ---
 
 
-def _offline(args: argparse.Namespace, pinned: VerifierKey | None) -> int:
+def _offline(args: argparse.Namespace, pinned: Sequence[VerifierKey]) -> int:
     directory = Path(args.source)
     if not directory.is_dir():
         complain(f"{args.source} is not a directory")
         return exits.USAGE
     try:
-        key = pinned or read_vkey(str(directory / tiles.VKEY))
+        key, *more = pinned or [read_vkey(str(directory / tiles.VKEY))]
     except VerificationError as error:
         complain(f"{directory / tiles.VKEY}: {error.message}")
         return exits.USAGE
-    files = Directory(directory)
-    report = verify_log(files, key)
+    report = verify_log(Directory(directory), key, pinned=more)
     if report.findings:
         show(report)
         return exit_code(report)
-    found = Export(files, report.size).find(args.plan)
+    parts = _parts(directory, report)
+    found = Export(parts).find(args.plan)
     if not found:
         raise NotFound("the export holds nothing about this", id=args.plan[:80])
-    opened = read_disclosures(directory / DISCLOSURES)
+    opened = {
+        place(part.shard, index): texts
+        for part in parts
+        for index, texts in read_disclosures(part.files.root / DISCLOSURES).items()
+    }
     how = f"every byte of the export checked with {'the pinned key' if pinned else 'the key in it; pin it'}"
+    *older, newest = [_proof_of(part, found) for part in parts]
     _print(
         args,
         story.tell(
-            [story.told(index, entry, opened.get(index, ())) for index, entry in found.items()],
-            story.Proof(report.origin, report.size, report.root.hex(), len(found), how),
+            [story.told(at, entry, opened.get(at, ())) for at, entry in found.items()],
+            replace(newest, how=how, older=tuple(one for one in older if one.proven_count)),
         ),
     )
     return exits.OK
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One log of a verified export."""
+
+    shard: int
+    files: Directory
+    report: Report
+
+
+def _parts(directory: Path, report: Report) -> list[Part]:
+    """Return the logs of an export, oldest first; each is told in the folder `predecessor` of the next."""
+    parts = []
+    for one in (report, *reversed(report.shards)):
+        files = Directory(directory)
+        first = next(iter(tiles.bundles_of(one.size)))
+        genesis = _document(tiles.parse_bundle(first, _covered(files, first))[0])
+        parts.append(Part(int(genesis["data"]["shard"]), files, one))
+        directory = directory / PREDECESSOR
+    return parts[::-1]
+
+
+def _covered(files: Directory, bundle: tiles.Tile) -> bytes:
+    """Return a bundle of a verified log; where the partial one made room for the full one, the beginning of that."""
+    data = files.read(bundle.path)
+    if data is not None:
+        return data
+    whole = tiles.Tile(None, bundle.index, tiles.WIDTH)
+    return tiles.bundle(tiles.parse_bundle(whole, files.read(whole.path) or b"")[: bundle.width])
+
+
+def _proof_of(part: Part, found: Mapping[int, bytes]) -> story.Proof:
+    count = sum(of_place(at)[0] == part.shard for at in found)
+    report = part.report
+    return story.Proof(report.origin, report.size, report.root.hex(), count, "", part.shard)
+
+
+@dataclass(frozen=True, slots=True)
 class Export:
     """Finds entries in a verified export by reading it through; memory holds what was found and one bundle."""
 
-    files: Directory
-    size: int
-    _kept: dict[int, bytes] = field(default_factory=dict)
+    parts: Sequence[Part]
 
     def find(self, name: str) -> dict[int, bytes]:
-        """Return the entries of the action that a name means: a digest, or the id of an event, request or outcome."""
+        """Return an action's entries by place. name: a plan's digest, or an id of an event, request or outcome."""
         if name.startswith("sha256:"):
             return self._run(trace.About(plans=[name]))
         named = [(n, entry) for n, entry in self._holding([name]) if _names(entry, name)]
@@ -178,17 +246,18 @@ class Export:
             return found
 
     def _holding(self, texts: Sequence[str], start: int = 0) -> list[tuple[int, bytes]]:
-        """Return the entries from `start` on whose bytes hold one of the texts, each as a whole JSON string."""
+        """Return the entries from place `start` on whose bytes hold one of the texts, each as a whole JSON string."""
         needles = [f'"{text}"'.encode() for text in texts if text.isascii() and '"' not in text and "\\" not in text]
         rows = []
-        for bundle in tiles.bundles_of(self.size):
-            first = bundle.index * tiles.WIDTH
-            data = self.files.read(bundle.path) or b""
-            if first + bundle.width <= start or not any(needle in data for needle in needles):
-                continue
-            for index, entry in enumerate(tiles.parse_bundle(bundle, data), first):
-                if index >= start and any(needle in entry for needle in needles):
-                    rows.append((index, entry))
+        for part in self.parts:
+            for bundle in tiles.bundles_of(part.report.size):
+                first = place(part.shard, bundle.index * tiles.WIDTH)
+                data = _covered(part.files, bundle)
+                if first + bundle.width <= start or not any(needle in data for needle in needles):
+                    continue
+                for at, entry in enumerate(tiles.parse_bundle(bundle, data), first):
+                    if at >= start and any(needle in entry for needle in needles):
+                        rows.append((at, entry))
         return rows
 
 

@@ -13,6 +13,7 @@ from counterseal.canonical import JsonObject, canonical, parse_strict
 from counterseal.errors import NotCanonical
 from counterseal.ledger import disclosure
 from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.places import of_place
 
 SECTIONS: Mapping[str, int] = {
     "problems": 8,
@@ -36,7 +37,7 @@ _CUT = 120
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One line of a section, and the entry that says so; `index` is None for what no entry says."""
+    """One line of a section, and the place of the entry that says so; `index` is None for what no entry says."""
 
     text: str
     index: int | None = None
@@ -44,7 +45,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One entry of the action, and its sealed fields as far as they were disclosed."""
+    """One entry of the action by its place, and its sealed fields as far as they were disclosed."""
 
     index: int
     document: JsonObject
@@ -75,21 +76,27 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What vouches for the entries: the log, the signed tree, how many of them it holds, and who checked that."""
+    """What vouches for the entries: the log, the signed tree, how many of them it holds, and who checked that.
+
+    shard: which of the tenant's logs it is. older: the same of those before it, oldest first.
+    """
 
     origin: str
     tree_size: int
     root: str
     proven_count: int
     how: str
+    shard: int = 0
+    older: "tuple[Proof, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """The sections, and the entries that they were read from."""
+    """The sections, and the entries that they were read from. shard: the newest; entries of others are named so."""
 
     entries: Sequence[Told]
     sections: Mapping[str, Sequence[Fact]]
+    shard: int = 0
 
     @property
     def plans(self) -> list[str]:
@@ -102,7 +109,7 @@ class Story:
         for name, most in SECTIONS.items():
             facts = self.sections[name]
             kept = facts if len(facts) <= most else facts[: most - 1]
-            texts = [fact.text + (f"  [leaf {fact.index}]" if fact.index is not None else "") for fact in kept]
+            texts = [fact.text + self._leaf(fact.index) for fact in kept]
             if len(kept) < len(facts):
                 texts.append(f"... and {len(facts) - len(kept)} more, see --json")
             lines += [f"{name if n == 0 else '':<12} {text}" for n, text in enumerate(texts)]
@@ -118,14 +125,14 @@ class Story:
             "request_ids": _distinct(one.get("request_id") for one in self.entries),
             "sections": {
                 name.replace(" ", "_"): [
-                    {"text": fact.text} if fact.index is None else {"text": fact.text, "index": fact.index}
+                    {"text": fact.text} if fact.index is None else {"text": fact.text, **self._at(fact.index)}
                     for fact in facts
                 ]
                 for name, facts in self.sections.items()
             },
             "entries": [
                 {
-                    "index": one.index,
+                    **self._at(one.index),
                     "type": one.type,
                     "step": one.get("step"),
                     "event_id": one.get("event_id"),
@@ -135,9 +142,19 @@ class Story:
             ],
         }
 
+    def _leaf(self, at: int | None) -> str:
+        if at is None:
+            return ""
+        shard, index = of_place(at)
+        return f"  [leaf {index}]" if shard == self.shard else f"  [leaf {index} of shard {shard}]"
+
+    def _at(self, at: int) -> dict[str, int]:
+        shard, index = of_place(at)
+        return {"index": index} if shard == self.shard else {"index": index, "shard": shard}
+
 
 def told(index: int, entry: bytes, disclosures: Iterable[str] = ()) -> Told:
-    """Return an entry with its disclosures; one that the entry does not commit to is left out."""
+    """Return the entry of a place with its disclosures; one that the entry does not commit to is left out."""
     try:
         document = parse_strict(entry)
     except NotCanonical:
@@ -174,6 +191,7 @@ def tell(entries: Sequence[Told], proof: Proof, warnings: Sequence[str] = ()) ->
     return Story(
         entries,
         {name: facts or [Fact(empty.get(name, NOT_RECORDED))] for name, facts in sections.items()},
+        proof.shard,
     )
 
 
@@ -438,10 +456,19 @@ class _Teller:
 
 
 def _proof(entries: Sequence[Told], proof: Proof) -> list[Fact]:
-    missing = len(entries) - proof.proven_count
+    proven = proof.proven_count + sum(one.proven_count for one in proof.older)
+    missing = len(entries) - proven
     later = f" ({missing} are newer)" if missing else ""
-    covered = f"{proof.proven_count} of {len(entries)} entries are in the signed tree of {proof.tree_size}{later}"
-    return [Fact(f"{covered}, {proof.how}"), Fact(f"log {proof.origin}, root {proof.root[:32] or NOT_RECORDED}")]
+    trees = f"the signed tree of {proof.tree_size}"
+    if proof.older:
+        sizes = ", ".join(str(one.tree_size) for one in proof.older)
+        trees = f"the signed trees of {sizes} and {proof.tree_size}"
+    logs = "".join(f"; shard {one.shard} {one.origin}, root {one.root[:32] or NOT_RECORDED}" for one in proof.older)
+    covered = f"{proven} of {len(entries)} entries are in {trees}{later}"
+    return [
+        Fact(f"{covered}, {proof.how}"),
+        Fact(f"log {proof.origin}, root {proof.root[:32] or NOT_RECORDED}{logs}"),
+    ]
 
 
 def _is_dead(revoked: Told | None) -> bool:

@@ -130,7 +130,7 @@ async def test_a_trace_is_proven_entry_by_entry_and_told(fresh_database: FreshDa
             for one in answer.entries:
                 leaf = leaf_hash(one.entry.entry)
                 verify_inclusion(one.entry.index, head.size, leaf, list(one.path), head.root)
-            lines = from_answer(answer, key).lines()
+            lines = from_answer(answer, [key]).lines()
             assert [name for name in SECTIONS if any(line.startswith(name) for line in lines)] == list(SECTIONS)
             assert len(lines) <= 60
         # One event of a plan leads to the same, and a changed byte is no story.
@@ -139,7 +139,7 @@ async def test_a_trace_is_proven_entry_by_entry_and_told(fresh_database: FreshDa
         assert again.entries == answer.entries
         answer.entries[3].entry.entry = answer.entries[3].entry.entry.replace(b"prod", b"proD", 1)
         with pytest.raises(VerificationError):
-            from_answer(answer, None)
+            from_answer(answer, [])
 
 
 @requirement("ledger:trace")
@@ -151,7 +151,7 @@ async def test_what_is_newer_than_the_checkpoint_is_said_so(fresh_database: Fres
         answer = await call(server, "GetTrace", reader_pb2.GetTraceRequest(plan_digest=late.plan_digest))
         assert answer.indexed_size == answer.size == 525
         assert (answer.entries[-1].entry.index, list(answer.entries[-1].path)) == (524, [])
-        text = "\n".join(from_answer(answer, None).lines())
+        text = "\n".join(from_answer(answer, []).lines())
         assert "signed tree of 524 (1 are newer)" in text
 
 
@@ -166,7 +166,7 @@ async def test_a_search_that_ends_before_the_log_says_how_far_it_is_complete(
         assert (answer.indexed_size, answer.size) == (100, 524)
         traced = await call(server, "GetTrace", reader_pb2.GetTraceRequest(plan_digest=incidents.plans()[0]))
         assert traced.indexed_size == 100
-        assert any("were not looked at yet" in line for line in from_answer(traced, None).lines())
+        assert any("were not looked at yet" in line for line in from_answer(traced, []).lines())
 
 
 @requirement("tenant:isolated")

@@ -1,4 +1,8 @@
-"""Finding entries: the search projection, and behind it the newest entries, which it has not read yet."""
+"""Finding entries: the search projection, and behind it the newest entries, which it has not read yet.
+
+A tenant's log may consist of several shards. Each question is put to one shard at a time (row-level security knows one
+log per transaction); a place, shard and index in one number, orders what they answer.
+"""
 
 import re
 from collections.abc import Sequence
@@ -9,6 +13,7 @@ from counterseal.errors import InputInvalid
 from counterseal.ids import is_id
 from counterseal.ledger import trace
 from counterseal.ledger.fields import DIGEST, PSEUDONYM, REASON, WORD
+from counterseal.ledger.places import local_end, local_start, place
 from counterseal.ledger.registry import REGISTRY
 from counterseal_audit.append.engine import pseudonymiser
 from counterseal_audit.logs.keys import PseudonymKeys
@@ -44,8 +49,36 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far an answer is complete for one shard of `size` entries."""
+
+    log: Log
+    complete_size: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spanned:
+    """Entries by place, oldest first, and how far the answer is complete for each shard."""
+
+    entries: dict[int, StoredEntry]
+    coverage: list[Coverage]
+    truncated: bool = False
+
+    @property
+    def complete_size(self) -> int:
+        """How many entries, from the first of the first shard on, the answer is complete for."""
+        total = 0
+        for one in self.coverage:
+            total += one.complete_size
+            if one.complete_size < one.size:
+                break
+        return total
+
+
+@dataclass(frozen=True, slots=True)
 class Searcher:
-    """Finds entries of one log."""
+    """Finds entries of one tenant's logs; `shards` are all of them, oldest first."""
 
     projection: ProjectionStore
     store: ReaderStore
@@ -93,42 +126,70 @@ class Searcher:
                 break
         return Found(entries[:count], end)
 
-    async def gather(self, log: Log, request: reader_pb2.GetTraceRequest) -> Found:
+    async def page(self, shards: Sequence[Log], query: Query, start: int, count: int) -> Spanned:
+        """Return up to `count` entries from place `start` on."""
+        rows: dict[int, StoredEntry] = {}
+        coverage = []
+        for log in shards:
+            first = local_start(start, log.shard)
+            if first is None or len(rows) == count:
+                coverage.append(await self._coverage(log))
+                continue
+            found = await self.find(log, query, first, count - len(rows))
+            rows.update((place(log.shard, row.index), row) for row in found.entries)
+            coverage.append(Coverage(log, found.complete_size, await self.store.size(log.log_id)))
+        return Spanned(rows, coverage)
+
+    async def gather(self, shards: Sequence[Log], request: reader_pb2.GetTraceRequest) -> Spanned:
         """Return everything about the action that a request names. Raises InputInvalid."""
-        walk = trace.gather(await self._about(log, request))
-        complete = await self.store.size(log.log_id)
+        walk = trace.gather(await self._about(shards, request))
+        sizes = {log.shard: await self.store.size(log.log_id) for log in shards}
+        complete = dict(sizes)
         truncated = False
         rows: dict[int, StoredEntry] = {}
         try:
             ask = next(walk)
             while True:
+                answer: dict[int, StoredEntry] = {}
                 query = Query({Field[ask.field.upper()]: ask.values})
-                found = await self.find(log, query, ask.start, MAX_TRACE, ask.end)
-                complete = min(complete, found.complete_size)
-                truncated = truncated or len(found.entries) == MAX_TRACE
-                rows.update((row.index, row) for row in found.entries)
-                ask = walk.send([(row.index, row.entry) for row in found.entries])
+                for log in shards:
+                    first, end = local_start(ask.start, log.shard), local_end(ask.end, log.shard)
+                    if first is None or end == 0:
+                        continue
+                    found = await self.find(log, query, first, MAX_TRACE, end)
+                    complete[log.shard] = min(complete[log.shard], found.complete_size)
+                    truncated = truncated or len(found.entries) == MAX_TRACE
+                    answer.update((place(log.shard, row.index), row) for row in found.entries)
+                rows.update(answer)
+                ask = walk.send([(at, row.entry) for at, row in answer.items()])
         except StopIteration as done:
-            entries = [rows[index] for index in done.value]
-        return Found(entries[:MAX_TRACE], complete, truncated or len(entries) > MAX_TRACE)
+            entries = {at: rows[at] for at in done.value}
+        kept = dict(list(entries.items())[:MAX_TRACE])
+        coverage = [Coverage(log, complete[log.shard], sizes[log.shard]) for log in shards]
+        return Spanned(kept, coverage, truncated or len(entries) > MAX_TRACE)
 
     async def reindex(self, log: Log) -> None:
         """Empty a log's projection; the follower fills it again."""
         await self.projection.reindex(log.log_id)
 
-    async def _about(self, log: Log, request: reader_pb2.GetTraceRequest) -> trace.About:
+    async def _coverage(self, log: Log) -> Coverage:
+        """Return how far a shard can be answered for that is not looked into now."""
+        size = await self.store.size(log.log_id)
+        return Coverage(log, min(size, await self.projection.indexed_size(log.log_id) + TAIL), size)
+
+    async def _about(self, shards: Sequence[Log], request: reader_pb2.GetTraceRequest) -> trace.About:
         by = request.WhichOneof("by")
         if by == "request_id" and WORD.fullmatch(request.request_id):
             return trace.About(requests=[request.request_id])
         if by == "plan_digest" and DIGEST.fullmatch(request.plan_digest):
             return trace.About(plans=[request.plan_digest])
         if by == "event_id" and is_id(request.event_id):
-            row = await self.store.by_event_id(log.log_id, request.event_id)
-            return trace.about([row.entry] if row is not None else [])
+            rows = [await self.store.by_event_id(log.log_id, request.event_id) for log in shards]
+            return trace.about([row.entry for row in rows if row is not None])
         if by == "external_id":
-            token = await self._blind(log, _short("external_id", request.external_id))
-            named = await self.find(log, Query({Field.EXTERNAL_ID: [token]}), 0, MAX_TRACE)
-            return trace.about([row.entry for row in named.entries])
+            token = await self._blind(shards[-1], _short("external_id", request.external_id))
+            named = await self.page(shards, Query({Field.EXTERNAL_ID: [token]}), 0, MAX_TRACE)
+            return trace.about([row.entry for row in named.entries.values()])
         raise InputInvalid("a trace is asked for by request_id, plan_digest, event_id or external_id")
 
     async def _person(self, log: Log, subject: str) -> str:

@@ -1,6 +1,7 @@
 """LedgerReaderService: people read their own tenant's log, services name the one they mean."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from counterseal.errors import InputInvalid, NotFound, RoleRequired
 from counterseal.identity import current_caller
 from counterseal.ids import is_id
 from counterseal.ledger.fields import DIGEST, WORD
+from counterseal.ledger.places import of_place, place
 from counterseal.ledger.proof import TlogProof
 from counterseal.ledger.tree import consistency_spans, inclusion_spans
 from counterseal_audit.append.convert import timestamp
@@ -21,7 +23,7 @@ from counterseal_audit.projection.engine import Field, Query
 from counterseal_audit.reader import engine
 from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.recording import ExportRecorder
-from counterseal_audit.reader.search import Searcher
+from counterseal_audit.reader.search import Coverage, Searcher, Spanned
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
 
 READ_SCOPE = "audit.read"
@@ -59,7 +61,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         found = await self._one(log, request)
         last = await self.checkpoints.latest(log.log_id)
         return reader_pb2.GetEntryResponse(
-            entry=_entry(found), size=await self.store.size(log.log_id), signed_size=last.size if last else 0
+            entry=_entry(found, log.shard), size=await self.store.size(log.log_id), signed_size=last.size if last else 0
         )
 
     async def ListEntries(  # noqa: N802
@@ -77,7 +79,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         rows = _within(await self._list(log, request, start, count))
         more = bool(rows) and rows[-1].index + 1 < size
         return reader_pb2.ListEntriesResponse(
-            entries=[_entry(row) for row in rows],
+            entries=[_entry(row, log.shard) for row in rows],
             next_page_token=f"i{rows[-1].index + 1}" if more else "",
             size=size,
         )
@@ -88,18 +90,26 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.SearchEntriesResponse:
         """Return a page of the entries that a query means."""
-        log = await self._log(request.tenant)
-        query = await self.searcher.query(log, request)
-        start = _page_token(request.page_token) if request.page_token else 0
+        shards = await self._shards(request.tenant)
+        query = await self.searcher.query(shards[-1], request)
+        start = _place_token(request.page_token) if request.page_token else 0
         count = _page_size(request.page_size)
-        found = await self.searcher.find(log, query, start, count)
-        rows = _within(found.entries)
+        found = await self.searcher.page(shards, query, start, count)
+        places = list(found.entries)
+        rows = _within(list(found.entries.values()))
         more = len(rows) < len(found.entries) or len(rows) == count
+        shard, index = of_place(places[len(rows) - 1]) if rows else (0, 0)
         return reader_pb2.SearchEntriesResponse(
-            entries=[_entry(row) for row in rows],
-            next_page_token=f"i{rows[-1].index + 1}" if more else "",
+            entries=[_entry(row, of_place(at)[0]) for at, row in zip(places, rows, strict=False)],
+            next_page_token=f"s{shard}i{index + 1}" if more else "",
             indexed_size=found.complete_size,
-            size=await self.store.size(log.log_id),
+            size=sum(one.size for one in found.coverage),
+            shards=[
+                reader_pb2.ShardCoverage(
+                    shard=one.log.shard, origin=one.log.origin, indexed_size=one.complete_size, size=one.size
+                )
+                for one in found.coverage
+            ],
         )
 
     async def GetTrace(  # noqa: N802
@@ -107,20 +117,20 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         request: reader_pb2.GetTraceRequest,
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetTraceResponse:
-        """Return everything about one action, proven in the latest checkpoint as far as that covers it."""
-        log = await self._log(request.tenant)
-        found = await self.searcher.gather(log, request)
+        """Return everything about one action, proven in each log's latest checkpoint as far as that covers it."""
+        found = await self.searcher.gather(await self._shards(request.tenant), request)
         if not found.entries:
             raise NotFound("the ledger holds nothing about this")
-        last = await self.checkpoints.latest(log.log_id)
-        paths = await self._paths(log, [row.index for row in found.entries], last.size if last else 0)
+        *older, newest = [await self._traced(one, found) for one in found.coverage]
         return reader_pb2.GetTraceResponse(
-            entries=[reader_pb2.TracedEntry(entry=_entry(row), path=paths.get(row.index)) for row in found.entries],
-            indexed_size=found.complete_size,
-            size=await self.store.size(log.log_id),
-            checkpoint=last.published.note if last else b"",
-            vkey=log.vkey,
+            entries=newest.entries,
+            indexed_size=newest.indexed_size,
+            size=newest.size,
+            checkpoint=newest.checkpoint,
+            vkey=newest.vkey,
             truncated=found.truncated,
+            older=older,
+            shard=newest.shard,
         )
 
     async def ReindexLog(  # noqa: N802
@@ -128,15 +138,16 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         request: reader_pb2.ReindexLogRequest,
         context: Any,  # noqa: ARG002
     ) -> AsyncIterator[reader_pb2.ReindexLogResponse]:
-        """Empty the projection and report until everything that was in the log then is in it again."""
-        log = await self._log(request.tenant)
+        """Empty the projection and report until everything that was in the logs then is in it again."""
+        shards = await self._shards(request.tenant)
         if not self.operator_roles & current_caller().roles:
             raise RoleRequired("making the projection again needs the role operator")
-        size = await self.store.size(log.log_id)
-        await self.searcher.reindex(log)
+        size = sum([await self.store.size(log.log_id) for log in shards])
+        for log in shards:
+            await self.searcher.reindex(log)
         indexed = 0
         while not self.stopping.is_set():
-            indexed = await self.searcher.projection.indexed_size(log.log_id)
+            indexed = sum([await self.searcher.projection.indexed_size(log.log_id) for log in shards])
             yield reader_pb2.ReindexLogResponse(indexed_size=indexed, size=size)
             if indexed >= size:
                 return
@@ -160,7 +171,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
                 if rows:
                     at = rows[-1].index + 1
                 size = await self.store.size(log.log_id) if log is not None else 0
-                yield reader_pb2.TailEntriesResponse(entries=[_entry(row) for row in rows], size=size)
+                shard = log.shard if log is not None else 0
+                yield reader_pb2.TailEntriesResponse(entries=[_entry(row, shard) for row in rows], size=size)
                 beat = loop.time() + HEARTBEAT_SECONDS
             if not rows:
                 await self._growth(log)
@@ -280,6 +292,21 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             rows += await self.store.page(log.log_id, max(start, hits.indexed_size), count - len(rows), needles)
         return rows
 
+    async def _traced(self, one: Coverage, found: Spanned) -> reader_pb2.ShardTrace:
+        """Return one shard's part of a trace, with the proofs."""
+        log = one.log
+        rows = [row for at, row in found.entries.items() if of_place(at)[0] == log.shard]
+        last = await self.checkpoints.latest(log.log_id)
+        paths = await self._paths(log, [row.index for row in rows], last.size if last else 0)
+        return reader_pb2.ShardTrace(
+            shard=log.shard,
+            entries=[reader_pb2.TracedEntry(entry=_entry(row, log.shard), path=paths.get(row.index)) for row in rows],
+            indexed_size=one.complete_size,
+            size=one.size,
+            checkpoint=last.published.note if last else b"",
+            vkey=log.vkey,
+        )
+
     async def _paths(self, log: Log, indexes: Sequence[int], size: int) -> dict[int, list[bytes]]:
         """Return the audit path of each entry that the tree of a size covers; hashes are read once for all."""
         spans = {index: inclusion_spans(index, size) for index in indexes if index < size}
@@ -300,7 +327,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             current_caller(), log, entry, list(request.names), request.purpose, request.note
         )
         return reader_pb2.DiscloseEntryResponse(
-            entry=_entry(entry),
+            entry=_entry(entry, log.shard),
             disclosures=done.disclosures,
             tlog_proof=await self._proof(log, entry.index),
             disclosed_event_id=done.event_id,
@@ -336,15 +363,26 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             raise NotFound("no such log")
         return log
 
+    async def _shards(self, tenant: str) -> list[Log]:
+        """Return all logs of the tenant that is meant, oldest first. Raises NotFound."""
+        shards = await self.logs.shards(self._tenant(tenant), self.ledger.environment)
+        if not shards:
+            raise NotFound("no such log")
+        return shards
+
     async def _find(self, tenant: str) -> Log | None:
+        return await self.logs.find(self._tenant(tenant), self.ledger.environment)
+
+    def _tenant(self, tenant: str) -> str:
+        """Return whose logs the caller may read. Raises RoleRequired, InputInvalid."""
         caller = current_caller()
         if caller.token is not None:
             if not caller.peer_kind.startswith("svc/") and READ_SCOPE not in caller.scope:
                 raise RoleRequired("the token lacks the scope audit.read")
-            tenant = caller.tenant  # the interceptor has refused a request that names another
-        elif not tenant:
+            return caller.tenant  # the interceptor has refused a request that names another
+        if not tenant:
             raise InputInvalid("tenant: required without a token")
-        return await self.logs.find(tenant, self.ledger.environment)
+        return tenant
 
     async def _latest(self, log: Log) -> StoredCheckpoint:
         last = await self.checkpoints.latest(log.log_id)
@@ -372,8 +410,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             wait.cancel()
 
 
-def _entry(row: StoredEntry) -> reader_pb2.LedgerEntry:
-    return reader_pb2.LedgerEntry(index=row.index, entry=row.entry, leaf_hash=row.leaf_hash)
+def _entry(row: StoredEntry, shard: int) -> reader_pb2.LedgerEntry:
+    return reader_pb2.LedgerEntry(index=row.index, entry=row.entry, leaf_hash=row.leaf_hash, shard=shard)
 
 
 def _within(rows: list[StoredEntry]) -> list[StoredEntry]:
@@ -397,6 +435,14 @@ def _page_token(text: str) -> int:
     if not text.startswith("i") or not text[1:].isascii() or not text[1:].isdigit() or len(text) > 19:
         raise InputInvalid("page_token: not one of ours")
     return int(text[1:])
+
+
+def _place_token(text: str) -> int:
+    """Like a page token, with the shard in front; shards are counted per tenant, so no other tenant's can be meant."""
+    found = re.fullmatch(r"s([0-9]{1,6})i([0-9]{1,14})", text)
+    if found is None:
+        raise InputInvalid("page_token: not one of ours")
+    return place(int(found[1]), int(found[2]))
 
 
 def _page_size(value: int) -> int:

@@ -28,22 +28,26 @@ class LedgerEntry(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Output only. Index in the log."""
     entry: _builtins.bytes
     """Output only. The exact entry bytes."""
     leaf_hash: _builtins.bytes
     """Output only. RFC 6962 leaf hash, 32 bytes."""
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs it is in: 0 is the first; a log that was closed is followed by the next."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         entry: _builtins.bytes = ...,
         leaf_hash: _builtins.bytes = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "index", b"index", "leaf_hash", b"leaf_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "index", b"index", "leaf_hash", b"leaf_hash", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -749,15 +753,20 @@ class SearchEntriesResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INDEXED_SIZE_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Output only. Token of the next page; empty: no more."""
     indexed_size: _builtins.int
-    """Output only. Entries, from the first on, for which the answer is complete."""
+    """Output only. Entries, from the first of the first log on, for which the answer is complete."""
     size: _builtins.int
-    """Output only. Entries in the log."""
+    """Output only. Entries in the tenant's logs."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
         """Output only. The entries."""
+
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardCoverage]:
+        """Output only. The same for each log, oldest first."""
 
     def __init__(
         self,
@@ -766,14 +775,49 @@ class SearchEntriesResponse(_message.Message):
         next_page_token: _builtins.str = ...,
         indexed_size: _builtins.int = ...,
         size: _builtins.int = ...,
+        shards: _abc.Iterable[Global___ShardCoverage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "indexed_size", b"indexed_size", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "indexed_size", b"indexed_size", "next_page_token", b"next_page_token", "shards", b"shards", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchEntriesResponse: _TypeAlias = SearchEntriesResponse  # noqa: Y015
+
+@_typing.final
+class ShardCoverage(_message.Message):
+    """How far an answer is complete for one log."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    INDEXED_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs."""
+    origin: _builtins.str
+    """Output only. Its origin."""
+    indexed_size: _builtins.int
+    """Output only. Entries, from the first on, for which the answer is complete."""
+    size: _builtins.int
+    """Output only. Entries in it."""
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        origin: _builtins.str = ...,
+        indexed_size: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed_size", b"indexed_size", "origin", b"origin", "shard", b"shard", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardCoverage: _TypeAlias = ShardCoverage  # noqa: Y015
 
 @_typing.final
 class GetTraceRequest(_message.Message):
@@ -859,6 +903,8 @@ class GetTraceResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     VKEY_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     indexed_size: _builtins.int
     """Output only. Entries, from the first on, for which the answer is complete."""
     size: _builtins.int
@@ -869,9 +915,15 @@ class GetTraceResponse(_message.Message):
     """Output only. The log's verifier key, as in its genesis entry."""
     truncated: _builtins.bool
     """Output only. Whether there are more entries than an answer holds (2,000); the newest are left out."""
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs the fields above are of: the newest."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedEntry]:
         """Output only. The entries."""
+
+    @_builtins.property
+    def older(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardTrace]:
+        """Output only. What the logs before it hold, oldest first."""
 
     def __init__(
         self,
@@ -882,14 +934,60 @@ class GetTraceResponse(_message.Message):
         checkpoint: _builtins.bytes = ...,
         vkey: _builtins.str = ...,
         truncated: _builtins.bool = ...,
+        older: _abc.Iterable[Global___ShardTrace] | None = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "size", b"size", "truncated", b"truncated", "vkey", b"vkey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "older", b"older", "shard", b"shard", "size", b"size", "truncated", b"truncated", "vkey", b"vkey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015
+
+@_typing.final
+class ShardTrace(_message.Message):
+    """What an earlier log of the tenant holds about the action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    INDEXED_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    VKEY_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs."""
+    indexed_size: _builtins.int
+    """Output only. Entries, from the first on, for which the answer is complete."""
+    size: _builtins.int
+    """Output only. Entries in it."""
+    checkpoint: _builtins.bytes
+    """Output only. Its latest checkpoint, a C2SP signed note; empty when none was signed."""
+    vkey: _builtins.str
+    """Output only. Its verifier key, as in its genesis entry."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedEntry]:
+        """Output only. The entries, in order of the index; may be none."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        entries: _abc.Iterable[Global___TracedEntry] | None = ...,
+        indexed_size: _builtins.int = ...,
+        size: _builtins.int = ...,
+        checkpoint: _builtins.bytes = ...,
+        vkey: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "shard", b"shard", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardTrace: _TypeAlias = ShardTrace  # noqa: Y015
 
 @_typing.final
 class ReindexLogRequest(_message.Message):
@@ -924,7 +1022,7 @@ class ReindexLogResponse(_message.Message):
     indexed_size: _builtins.int
     """Output only. Entries, from the first on, that are in the projection."""
     size: _builtins.int
-    """Output only. Entries that were in the log when it was emptied; the stream ends when they are all in."""
+    """Output only. Entries that were in the logs when it was emptied; the stream ends when they are all in."""
     def __init__(
         self,
         *,

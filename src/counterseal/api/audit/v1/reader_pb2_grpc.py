@@ -172,22 +172,24 @@ class LedgerReaderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SearchEntries(self, request, context):
-        """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
-        entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+        """Finds entries by what they say in clear, in all of the tenant's logs, oldest first, in order of the index. Reads the search
+        projection and, behind it, the newest entries themselves; `indexed_size` says how far the answer is complete.
+        Reasons: INPUT_INVALID, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTrace(self, request, context):
-        """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND.
+        """Returns everything the tenant's logs hold about one action, each entry with its proof.
+        Reasons: INPUT_INVALID, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReindexLog(self, request, context):
-        """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+        """Empties the search projection of the tenant's logs and reports how it is filled again. Needs the role operator.
         Reasons: ROLE_REQUIRED, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -62,13 +62,16 @@ class LedgerReaderServiceStub:
     Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
     """
     SearchEntries: _grpc.UnaryUnaryMultiCallable[_reader_pb2.SearchEntriesRequest, _reader_pb2.SearchEntriesResponse]
-    """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
-    entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+    """Finds entries by what they say in clear, in all of the tenant's logs, oldest first, in order of the index. Reads the search
+    projection and, behind it, the newest entries themselves; `indexed_size` says how far the answer is complete.
+    Reasons: INPUT_INVALID, NOT_FOUND.
     """
     GetTrace: _grpc.UnaryUnaryMultiCallable[_reader_pb2.GetTraceRequest, _reader_pb2.GetTraceResponse]
-    """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND."""
+    """Returns everything the tenant's logs hold about one action, each entry with its proof.
+    Reasons: INPUT_INVALID, NOT_FOUND.
+    """
     ReindexLog: _grpc.UnaryStreamMultiCallable[_reader_pb2.ReindexLogRequest, _reader_pb2.ReindexLogResponse]
-    """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+    """Empties the search projection of the tenant's logs and reports how it is filled again. Needs the role operator.
     Reasons: ROLE_REQUIRED, NOT_FOUND.
     """
 
@@ -106,13 +109,16 @@ class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
     Reasons: ROLE_REQUIRED, NOT_FOUND, INPUT_INVALID, FACTS_ERASED (a field that was asked for is gone).
     """
     SearchEntries: _aio.UnaryUnaryMultiCallable[_reader_pb2.SearchEntriesRequest, _reader_pb2.SearchEntriesResponse]  # type: ignore[assignment]
-    """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
-    entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+    """Finds entries by what they say in clear, in all of the tenant's logs, oldest first, in order of the index. Reads the search
+    projection and, behind it, the newest entries themselves; `indexed_size` says how far the answer is complete.
+    Reasons: INPUT_INVALID, NOT_FOUND.
     """
     GetTrace: _aio.UnaryUnaryMultiCallable[_reader_pb2.GetTraceRequest, _reader_pb2.GetTraceResponse]  # type: ignore[assignment]
-    """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND."""
+    """Returns everything the tenant's logs hold about one action, each entry with its proof.
+    Reasons: INPUT_INVALID, NOT_FOUND.
+    """
     ReindexLog: _aio.UnaryStreamMultiCallable[_reader_pb2.ReindexLogRequest, _reader_pb2.ReindexLogResponse]  # type: ignore[assignment]
-    """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+    """Empties the search projection of the tenant's logs and reports how it is filled again. Needs the role operator.
     Reasons: ROLE_REQUIRED, NOT_FOUND.
     """
 
@@ -207,8 +213,9 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reader_pb2.SearchEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reader_pb2.SearchEntriesResponse, _abc.Awaitable[_reader_pb2.SearchEntriesResponse]]:
-        """Finds entries by what they say in clear, in order of the index. Reads the search projection and, behind it, the newest
-        entries themselves; `indexed_size` says how far the answer is complete. Reasons: INPUT_INVALID, NOT_FOUND.
+        """Finds entries by what they say in clear, in all of the tenant's logs, oldest first, in order of the index. Reads the search
+        projection and, behind it, the newest entries themselves; `indexed_size` says how far the answer is complete.
+        Reasons: INPUT_INVALID, NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -217,7 +224,9 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reader_pb2.GetTraceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reader_pb2.GetTraceResponse, _abc.Awaitable[_reader_pb2.GetTraceResponse]]:
-        """Returns everything the log holds about one action, each entry with its proof. Reasons: INPUT_INVALID, NOT_FOUND."""
+        """Returns everything the tenant's logs hold about one action, each entry with its proof.
+        Reasons: INPUT_INVALID, NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ReindexLog(
@@ -225,7 +234,7 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reader_pb2.ReindexLogRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reader_pb2.ReindexLogResponse], _abc.AsyncIterator[_reader_pb2.ReindexLogResponse]]:
-        """Empties the search projection of the log and reports how it is filled again. Needs the role operator.
+        """Empties the search projection of the tenant's logs and reports how it is filled again. Needs the role operator.
         Reasons: ROLE_REQUIRED, NOT_FOUND.
         """
 
