@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 REPORT = ROOT / "docs" / "evidence" / "mutation.md"
 KILLED = ROOT / "build" / "mutation"
-CPU_SECONDS = 60
+CPU_SECONDS = 30
 """A loop without end is noticed by whoever waits. Of the processor's time: a slow machine must not pass for a test."""
 
 MEMORY_BYTES = 2 << 30

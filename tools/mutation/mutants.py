@@ -30,6 +30,9 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
 }
 
+ERRORS = ("Error", "Refused", "Missing")
+"""How classes of errors end here: what they are told is words."""
+
 OPPOSITE = {"any": "all", "all": "any", "min": "max", "max": "min"}
 
 
@@ -119,7 +122,7 @@ def _is_text(parent: ast.AST, name: str, child: ast.AST) -> bool:
 
 
 def _is_error(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id.endswith("Error")
+    return isinstance(call.func, ast.Name) and call.func.id.endswith(ERRORS)
 
 
 def _drop_not(twin: ast.AST) -> None:

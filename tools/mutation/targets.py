@@ -3,6 +3,8 @@
 LEDGER = "src/counterseal/ledger"
 UNIT = "tests/unit/ledger"
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    f"{LEDGER}/encoding.py": ("counterseal.ledger.encoding", ("test_encodings.py",)),
+    f"{LEDGER}/ed25519.py": ("counterseal.ledger.ed25519", ("test_ed25519.py",)),
     f"{LEDGER}/tree.py": ("counterseal.ledger.tree", ("test_tree.py",)),
     f"{LEDGER}/proof.py": ("counterseal.ledger.proof", ("test_proof.py",)),
     f"{LEDGER}/note.py": ("counterseal.ledger.note", ("test_vkeys.py", "test_note.py", "test_cosignatures.py")),
