@@ -35,6 +35,8 @@ _UNAVAILABLE: Mapping[str, type[ServiceError]] = {
     "audit": LedgerUnavailable,
 }
 _NO_ANSWER = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"})
+_BROKEN = ("Internal error from Core", "Received RST_STREAM")
+"""gRPC's own words, under INTERNAL, for a connection that went while a message was being sent: nobody answered."""
 
 
 class PeerUnavailable(InternalError):
@@ -85,7 +87,7 @@ def from_rpc_error(error: grpc.RpcError, *, peer: str | None = None) -> ServiceE
             found = _from_details(value)
             if found is not None:
                 return found
-    if code in _NO_ANSWER:
+    if code in _NO_ANSWER or (code == "INTERNAL" and _text(error).startswith(_BROKEN)):
         return _UNAVAILABLE.get(peer or "", PeerUnavailable)()
     if code == "RESOURCE_EXHAUSTED":  # gRPC's own, before any code of ours: ours carries a reason
         return InputInvalid("the message is larger than the service accepts")
@@ -109,6 +111,11 @@ def _add(status: status_pb2.Status, detail: Any) -> None:
 def _code_name(error: grpc.RpcError) -> str:
     code = error.code() if callable(getattr(error, "code", None)) else None
     return code.name if isinstance(code, grpc.StatusCode) else "UNKNOWN"
+
+
+def _text(error: grpc.RpcError) -> str:
+    text = error.details() if callable(getattr(error, "details", None)) else None
+    return text if isinstance(text, str) else ""
 
 
 def _trailing(error: grpc.RpcError) -> list[tuple[str, Any]]:

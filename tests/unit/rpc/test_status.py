@@ -77,6 +77,23 @@ def test_details_of_another_domain_are_not_ours() -> None:
     assert type(error) is InternalError
 
 
+@pytest.mark.parametrize("text", ["Internal error from Core", "Received RST_STREAM with error code 2"])
+def test_a_connection_that_broke_while_sending_is_no_answer(text: str) -> None:
+    """gRPC calls it INTERNAL; whoever takes that for an answer does not send again what may be retried."""
+
+    class Broken(FakeRpcError):
+        def details(self) -> str:
+            return text
+
+    for peer, error in (("audit", LedgerUnavailable), (None, PeerUnavailable)):
+        failure = from_rpc_error(Broken(grpc.StatusCode.INTERNAL), peer=peer)
+        assert type(failure) is error
+        assert failure.code == "UNAVAILABLE"
+    ours = to_status(InternalError("internal error"))
+    assert type(from_rpc_error(FakeRpcError(ours.code, ours.trailing_metadata), peer="audit")) is InternalError
+    assert type(from_rpc_error(FakeRpcError(grpc.StatusCode.INTERNAL), peer="audit")) is InternalError
+
+
 def test_a_message_that_grpc_itself_refuses_is_the_callers_to_make_smaller() -> None:
     failure = from_rpc_error(FakeRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED))
     assert (failure.reason, failure.next_action) == ("INPUT_INVALID", "NONE")
