@@ -49,7 +49,9 @@ async def test_it_proposes_verifies_the_echo_commits_and_sees_the_verified_end(
     suite: Suite, node_client: Path, tmp_path: Path
 ) -> None:
     before = await suite.balance("a-41")
-    code, events = run(suite, node_client, tmp_path, refund("a-41", 1_500))
+    document = refund("a-41", 1_500)
+    document["steps"][0]["post"] = [{"kind": "tool_state", "ref": "owner", "value": "user:ana"}]
+    code, events = run(suite, node_client, tmp_path, document)
     assert code == 0, events
     assert events["proposed"]["echo"] == "verified"
     assert events["ended"]["state"] == "SUCCEEDED"

@@ -598,6 +598,12 @@ def proposed(step: dict[str, Any]) -> plan_pb2.ProposedStep:
     values = dict(step)
     args = json.dumps(values.pop("args")).encode()
     undo = values.pop("undo", None)
+    values["post"] = [
+        plan_pb2.ProposedCondition(
+            **{"kind": "tool_state", **one, "value_json": json.dumps(one["value_json"]).encode()}
+        )
+        for one in values.pop("post", [])
+    ]
     message = plan_pb2.ProposedStep(args_json=args, **values)
     if undo is not None:
         message.undo.CopyFrom(

@@ -22,12 +22,18 @@ export function proposeRequest(draft, idempotencyKey, sealed = {}) {
 
 function step(value, index) {
   const pointer = `/steps/${index}`;
-  refuseUnknown(value, new Set([...STEP_VALUES, 'args', 'retry', 'undo']), pointer);
+  refuseUnknown(value, new Set([...STEP_VALUES, 'args', 'retry', 'undo', 'post']), pointer);
   const request = { args_json: canonical(value.args) };
   for (const name of STEP_VALUES) if (name in value) request[name] = value[name];
   if ('retry' in value) {
     request.retry_max = value.retry.max;
     request.retry_backoff_seconds = value.retry.backoff_seconds;
+  }
+  if ('post' in value) {
+    request.post = value.post.map((condition, at) => {
+      refuseUnknown(condition, new Set(['kind', 'ref', 'value']), `${pointer}/post/${at}`);
+      return { kind: condition.kind, ref: condition.ref, value_json: json(condition.value) };
+    });
   }
   if ('undo' in value) {
     refuseUnknown(value.undo, new Set(['tool', 'args', 'if_exists']), `${pointer}/undo`);
@@ -40,6 +46,11 @@ function step(value, index) {
 function refuseUnknown(object, known, pointer) {
   const unknown = Object.keys(object).filter((key) => !known.has(key));
   if (unknown.length > 0) throw new TypeError(`${pointer}/${unknown[0]}: a proposal cannot carry this field`);
+}
+
+/** The canonical bytes of any JSON value, by way of an object: only those have canonical bytes. */
+function json(value) {
+  return canonical({ '': value }).subarray('{"":'.length, -1);
 }
 
 /** RFC 3339 text with Z as google.protobuf.Timestamp. */

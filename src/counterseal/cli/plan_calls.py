@@ -9,7 +9,7 @@ from counterseal.cli.output import emit, say
 from counterseal.cli.plan_bytes import read_input
 from counterseal.cli.session import as_agent, as_person
 from counterseal.cli.views import decision_exit, plan_exit, plan_json, plan_lines
-from counterseal.client import AgentRequest, Draft, Person, Proposal, Step, Undo
+from counterseal.client import AgentRequest, Draft, Person, Post, Proposal, Step, Undo
 from counterseal.errors import PlanInvalid
 
 _DRAFT = frozenset(
@@ -31,7 +31,7 @@ _DRAFT = frozenset(
         "intent",
     }
 )
-_STEP = frozenset({"id", "tool", "target", "args", "needs", "undo", "timeout_seconds", "retry", "on_fail"})
+_STEP = frozenset({"id", "tool", "target", "args", "needs", "undo", "timeout_seconds", "retry", "on_fail", "post"})
 
 
 def propose(args: argparse.Namespace) -> int:
@@ -133,16 +133,31 @@ def read_draft(document: JsonObject) -> Draft:
 def _step(document: JsonObject, where: str) -> Step:
     _known(document, _STEP, where)
     fields = dict(document)
-    undo, retry = fields.pop("undo", None), fields.pop("retry", None)
+    undo, retry, post = fields.pop("undo", None), fields.pop("retry", None), fields.pop("post", None)
     if isinstance(undo, dict):
         _known(undo, frozenset({"tool", "args", "if_exists"}), f"{where}/undo")
         fields["undo"] = Undo(**undo)
     if isinstance(retry, dict):
         fields |= {"retry_max": retry.get("max", 0), "retry_backoff_seconds": retry.get("backoff_seconds", 0)}
+    if post is not None:
+        fields["post"] = _posts(post, f"{where}/post")
     try:
         return Step(**fields)
     except TypeError:
         raise PlanInvalid(f"{where}: id, tool, target or args is missing", pointer=where) from None
+
+
+def _posts(listed: Any, where: str) -> list[Post]:
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise PlanInvalid(f"{where}: must be a list of objects", pointer=where)
+    found = []
+    for index, one in enumerate(listed):
+        _known(one, frozenset({"kind", "ref", "value"}), f"{where}/{index}")
+        try:
+            found.append(Post(**one))
+        except TypeError:
+            raise PlanInvalid(f"{where}/{index}: ref or value is missing", pointer=f"{where}/{index}") from None
+    return found
 
 
 def _known(document: JsonObject, known: frozenset[str], where: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from counterseal.client.agent import AgentRequest, Proposal, outcome_name
 from counterseal.client.connection import Connection
-from counterseal.client.draft import Draft, EchoMismatch, Step, Undo, verify_echo
+from counterseal.client.draft import Draft, EchoMismatch, Post, Step, Undo, verify_echo
 from counterseal.client.person import Person
 from counterseal.client.profile import Login, Profile
 from counterseal.client.tokens import IdentityToken, Tokens
@@ -31,6 +31,7 @@ __all__ = [
     "IdentityToken",
     "Login",
     "Person",
+    "Post",
     "Profile",
     "Proposal",
     "Step",

@@ -41,8 +41,20 @@ class Undo:
 
 
 @dataclass(frozen=True, slots=True)
+class Post:
+    """A value that must hold after a step: `ref` is the name under which the step's tool observes it."""
+
+    ref: str
+    value: Any
+    kind: str = "tool_state"
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One tool call: `tool` is `name@version`; `needs` are ids of steps that must have ended well before."""
+    """One tool call: `tool` is `name@version`; `needs` are ids of steps that must have ended well before.
+
+    post: what must hold at the target afterwards, beside the tool's own check.
+    """
 
     id: str
     tool: str
@@ -54,6 +66,7 @@ class Step:
     retry_max: int = 0
     retry_backoff_seconds: int = 0
     on_fail: str = ""
+    post: Sequence[Post] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +141,13 @@ def _step(step: Step) -> plan_pb2.ProposedStep:
         if undo
         else None,
         on_fail=step.on_fail,
+        post=[plan_pb2.ProposedCondition(kind=one.kind, ref=one.ref, value_json=_json(one.value)) for one in step.post],
     )
+
+
+def _json(value: Any) -> bytes:
+    """Return the canonical bytes of any JSON value."""
+    return canonical({"": value})[len(b'{"":') : -1]
 
 
 def _model(model: tuple[str, str, str] | None) -> plan_pb2.ModelInfo | None:
@@ -168,12 +187,19 @@ def _expected_step(step: plan_pb2.ProposedStep) -> JsonObject:
         "timeout_seconds": step.timeout_seconds,
         "on_fail": step.on_fail,
     }
+    if step.post:
+        document["post"] = [_expected_condition(condition) for condition in step.post]
     if step.retry_max or step.retry_backoff_seconds:
         document["retry"] = {"max": step.retry_max, "backoff_seconds": step.retry_backoff_seconds}
     if step.HasField("undo"):
         undo = step.undo
         document["undo"] = {"tool": undo.tool, "args": parse_strict(undo.args_json), "if_exists": undo.if_exists}
     return document
+
+
+def _expected_condition(condition: plan_pb2.ProposedCondition) -> JsonObject:
+    value = parse_strict(b'{"value":' + condition.value_json + b"}")["value"]
+    return {"kind": condition.kind, "ref": condition.ref, "value": value}
 
 
 def _time(request: plan_pb2.ProposePlanRequest, name: str) -> str:

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from counterseal.canonical import canonical, digest, parse_canonical
-from counterseal.client import Draft, EchoMismatch, Step, Undo, verify_echo
+from counterseal.client import Draft, EchoMismatch, Post, Step, Undo, verify_echo
 from counterseal.documents.plan import Actor, Condition, ServerFields, StepFill, build_plan, parse_draft
 from counterseal.errors import NotCanonical
 
@@ -126,3 +127,24 @@ def test_a_float_that_is_an_integer_is_the_same_number() -> None:
     document = plan()
     document["steps"][0]["args"]["order"] = 1001.0
     check(document)
+
+
+def test_postconditions_come_back_as_they_were_proposed() -> None:
+    post = [Post("state", {"paid": [1, 0.5, None]}), Post("note", "")]
+    request = Draft("Refund order 1001", [replace(STEP, post=post)], confidence_ppm=900_000, model=("acme", "m", "1"))
+    document = plan()
+    document["steps"][0]["post"] = [
+        {"kind": "tool_state", "ref": "state", "value": {"paid": [1, 0.5, None]}},
+        {"kind": "tool_state", "ref": "note", "value": ""},
+    ]
+    body = canonical(document)
+    assert verify_echo(request.request("k"), body, digest("plan", body)) == document
+    for wrong in ([], document["steps"][0]["post"][:1], [*document["steps"][0]["post"][:1], POST]):
+        document["steps"][0]["post"] = wrong
+        body = canonical(document)
+        with pytest.raises(EchoMismatch) as caught:
+            verify_echo(request.request("k"), body, digest("plan", body))
+        assert caught.value.pointer == "/steps/0/post"
+
+
+POST = {"kind": "tool_state", "ref": "note", "value": "x"}

@@ -36,6 +36,30 @@ def test_a_feature_of_a_later_release_is_refused_by_name_and_pointer(changes: di
     assert caught.value.metadata["pointer"] == where
 
 
+POST = {"kind": "tool_state", "ref": "state", "value": "refunded"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"post": [{**POST, "kind": "etag"}]}, "/steps/0/post/0/kind"),
+        ({"post": [POST, {**POST, "value": 1}]}, "/steps/0/post/1/ref"),
+        ({"post": [{**POST, "ref": f"r{number}"} for number in range(65)]}, "/steps/0/post"),
+        ({"post": [POST], "tool": "shop.blind@1.0.0"}, "/steps/0/post"),
+        (
+            {"undo": {"tool": "shop.pair@1.0.0", "args": {"charge_id": "a", "amount_minor": 1}, "post": [POST]}},
+            "/steps/0/undo/post",
+        ),
+    ],
+)
+def test_a_postcondition_that_nobody_could_read_back_is_refused(changes: dict[str, Any], where: str) -> None:
+    tools = {**TOOLS, "shop.blind@1.0.0": tool(name="shop.blind", pre_kinds=[])}
+    with pytest.raises(PlanInvalid) as caught:
+        lint(parse_draft(draft_document(steps=[step_document(**changes)])), tools, KINDS)
+    assert caught.value.metadata["pointer"] == where
+    lint(parse_draft(draft_document(steps=[step_document(post=[POST])])), tools, KINDS)
+
+
 def test_a_target_that_this_executor_reaches_otherwise_is_refused() -> None:
     with pytest.raises(PlanInvalid, match="not configured"):
         lint(parse_draft(draft_document()), TOOLS, {"shop": "postgres"})

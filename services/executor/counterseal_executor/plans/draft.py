@@ -63,7 +63,21 @@ def _step(step: plan_pb2.ProposedStep, where: str) -> JsonObject:
             document["undo"]["if_exists"] = True
     if step.on_fail:
         document["on_fail"] = step.on_fail
+    if step.post:
+        document["post"] = [_condition(item, f"{where}/post/{index}") for index, item in enumerate(step.post)]
     return document
+
+
+def _condition(condition: plan_pb2.ProposedCondition, where: str) -> JsonObject:
+    # Strict parsing is of objects, so the value travels through one. Text that closes it early leaves another key.
+    try:
+        document = parse_strict(b'{"value":' + condition.value_json + b"}")
+    except NotCanonical as error:
+        pointer = where + (error.metadata.get("pointer", "") or "/value")
+        raise NotCanonical(error.message, where=pointer) from None
+    if set(document) != {"value"}:
+        raise NotCanonical("not one JSON value", where=f"{where}/value")
+    return {"kind": condition.kind, "ref": condition.ref, "value": document["value"]}
 
 
 def _args(data: bytes, where: str) -> JsonObject:

@@ -12,6 +12,8 @@ from counterseal.documents.schema import validate
 from counterseal.documents.tool import ToolDescriptor
 from counterseal.errors import InputInvalid, PlanInvalid
 
+TOOL_STATE = "tool_state"
+MAX_POSTS = 64
 LATER = {"$ref": "references between steps", "$secret": "secrets in arguments", "$sealed": "sealed arguments"}
 
 
@@ -29,7 +31,11 @@ def lint(draft: Draft, tools: Mapping[str, ToolDescriptor], targets: Mapping[str
         tool = _tool(tools, step.tool, f"{where}/tool")
         _target(tool, step.target, targets, f"{where}/target")
         _arguments(step.args, tool, f"{where}/args")
+        if step.post:
+            _posts(step, tool, f"{where}/post")
         if step.undoable is not None:
+            if step.undoable.post:
+                raise _later("postconditions of an undo", f"{where}/undo/post")
             _undo(step, step.undoable, tool, tools, f"{where}/undo")
     _writes_are_ordered(draft.steps, tools)
 
@@ -57,6 +63,24 @@ def _arguments(args: Mapping[str, object], tool: ToolDescriptor, where: str) -> 
         validate(tool.input_schema, dict(args), where)
     except InputInvalid as error:
         raise PlanInvalid(error.message, pointer=error.metadata["pointer"]) from None
+
+
+def _posts(step: Step, tool: ToolDescriptor, where: str) -> None:
+    """Refuse postconditions that nobody could read back."""
+    if tool.reads_only:
+        raise PlanInvalid(f"{where}: {tool.reference} only reads; it leaves nothing to be compared", pointer=where)
+    if len(step.post) > MAX_POSTS:
+        raise PlanInvalid(f"{where}: at most {MAX_POSTS} postconditions", pointer=where)
+    names: set[str] = set()
+    for index, condition in enumerate(step.post):
+        at = f"{where}/{index}"
+        if condition.kind != TOOL_STATE:
+            raise _later(f"postconditions of the kind {condition.kind}", f"{at}/kind")
+        if condition.ref in names:
+            raise PlanInvalid(f"{at}/ref: {condition.ref!r} is named twice", pointer=f"{at}/ref")
+        names.add(condition.ref)
+    if TOOL_STATE not in tool.pre_kinds:
+        raise PlanInvalid(f"{where}: {tool.reference} observes nothing that could be compared", pointer=where)
 
 
 def _undo(step: Step, undo: Undo, tool: ToolDescriptor, tools: Mapping[str, ToolDescriptor], where: str) -> None:

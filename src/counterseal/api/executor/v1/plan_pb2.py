@@ -26,7 +26,7 @@ from counterseal.api.common.v1 import decision_pb2 as counterseal_dot_api_dot_co
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&counterseal/api/executor/v1/plan.proto\x12\x1b\x63ounterseal.api.executor.v1\x1a(counterseal/api/common/v1/decision.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x01\n\x0cProposedStep\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x11\n\targs_json\x18\x04 \x01(\x0c\x12\r\n\x05needs\x18\x05 \x03(\t\x12\x17\n\x0ftimeout_seconds\x18\x06 \x01(\x05\x12\x11\n\tretry_max\x18\x07 \x01(\x05\x12\x1d\n\x15retry_backoff_seconds\x18\x08 \x01(\x05\x12\x37\n\x04undo\x18\t \x01(\x0b\x32).counterseal.api.executor.v1.ProposedUndo\x12\x0f\n\x07on_fail\x18\n \x01(\t\"B\n\x0cProposedUndo\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x11\n\targs_json\x18\x02 \x01(\x0c\x12\x11\n\tif_exists\x18\x03 \x01(\x08\":\n\tModelInfo\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\xa7\x04\n\x12ProposePlanRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\tobjective\x18\x02 \x01(\t\x12\x38\n\x05steps\x18\x03 \x03(\x0b\x32).counterseal.api.executor.v1.ProposedStep\x12\x13\n\x0b\x63onstraints\x18\x04 \x03(\t\x12\x11\n\trationale\x18\x05 \x01(\t\x12\x1d\n\x15rejected_alternatives\x18\x06 \x03(\t\x12\x14\n\x0c\x64\x61ta_sources\x18\x07 \x03(\t\x12\x35\n\x05model\x18\x08 \x01(\x0b\x32&.counterseal.api.executor.v1.ModelInfo\x12\x1b\n\x0e\x63onfidence_ppm\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x11\x63onfidence_method\x18\n \x01(\t\x12\x12\n\nunverified\x18\x0b \x03(\t\x12\x33\n\x0fnot_before_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x0e \x01(\x05\x12\x12\n\nsupersedes\x18\x0f \x01(\t\x12\x14\n\x0cuser_request\x18\x10 \x01(\t\x12\x0e\n\x06intent\x18\x11 \x01(\tB\x11\n\x0f_confidence_ppm\"\xf0\x01\n\x0cPlanDecision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12;\n\x07outcome\x18\x02 \x01(\x0e\x32*.counterseal.api.common.v1.DecisionOutcome\x12\x14\n\x0creason_codes\x18\x03 \x03(\t\x12\r\n\x05rules\x18\x04 \x03(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61rd_digest\x18\x06 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x07 \x01(\t\x12\x19\n\x11safer_alternative\x18\x08 \x01(\t\x12\x13\n\x0b\x63lass_level\x18\t \x01(\x05\"\xa1\x02\n\x04Step\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x13\n\x0breason_code\x18\x06 \x01(\t\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x13\n\x0boutput_json\x18\x08 \x01(\x0c\x12\x17\n\x0fintent_event_id\x18\t \x01(\t\x12\x18\n\x10outcome_event_id\x18\n \x01(\t\x12\x19\n\x0cintent_index\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\routcome_index\x18\x0c \x01(\x03H\x01\x88\x01\x01\x42\x0f\n\r_intent_indexB\x10\n\x0e_outcome_index\"\x91\x03\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x13\n\x0breason_code\x18\x04 \x01(\t\x12\x30\n\x05steps\x18\x05 \x03(\x0b\x32!.counterseal.api.executor.v1.Step\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63ommit_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x08\x64\x65\x63ision\x18\t \x01(\x0b\x32).counterseal.api.executor.v1.PlanDecision\x12\r\n\x05\x61gent\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x0b\n\x03seq\x18\x0c \x01(\x03\x12\x10\n\x08terminal\x18\r \x01(\x08\"\x84\x01\n\x13ProposePlanResponse\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61nonical_plan\x18\x02 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12/\n\x04plan\x18\x04 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\"$\n\x11VerifyPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\"E\n\x12VerifyPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\"R\n\x11\x43ommitPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"E\n\x12\x43ommitPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\"!\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\"Z\n\x0fGetPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\x12\x16\n\x0e\x63\x61nonical_plan\x18\x02 \x01(\x0c\"H\n\x10ListPlansRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x11ListPlansResponse\x12\x30\n\x05plans\x18\x01 \x03(\x0b\x32!.counterseal.api.executor.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x10WatchPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"\xb5\x01\n\x11WatchPlanResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07step_id\x18\x03 \x01(\t\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdata_json\x18\x05 \x01(\x0c\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12\x10\n\x08terminal\x18\x08 \x01(\x08\"$\n\x11\x43\x61ncelPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\"E\n\x12\x43\x61ncelPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan2\x8c\x06\n\x0bPlanService\x12p\n\x0bProposePlan\x12/.counterseal.api.executor.v1.ProposePlanRequest\x1a\x30.counterseal.api.executor.v1.ProposePlanResponse\x12m\n\nVerifyPlan\x12..counterseal.api.executor.v1.VerifyPlanRequest\x1a/.counterseal.api.executor.v1.VerifyPlanResponse\x12m\n\nCommitPlan\x12..counterseal.api.executor.v1.CommitPlanRequest\x1a/.counterseal.api.executor.v1.CommitPlanResponse\x12\x64\n\x07GetPlan\x12+.counterseal.api.executor.v1.GetPlanRequest\x1a,.counterseal.api.executor.v1.GetPlanResponse\x12j\n\tListPlans\x12-.counterseal.api.executor.v1.ListPlansRequest\x1a..counterseal.api.executor.v1.ListPlansResponse\x12l\n\tWatchPlan\x12-.counterseal.api.executor.v1.WatchPlanRequest\x1a..counterseal.api.executor.v1.WatchPlanResponse0\x01\x12m\n\nCancelPlan\x12..counterseal.api.executor.v1.CancelPlanRequest\x1a/.counterseal.api.executor.v1.CancelPlanResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&counterseal/api/executor/v1/plan.proto\x12\x1b\x63ounterseal.api.executor.v1\x1a(counterseal/api/common/v1/decision.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x02\n\x0cProposedStep\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x11\n\targs_json\x18\x04 \x01(\x0c\x12\r\n\x05needs\x18\x05 \x03(\t\x12\x17\n\x0ftimeout_seconds\x18\x06 \x01(\x05\x12\x11\n\tretry_max\x18\x07 \x01(\x05\x12\x1d\n\x15retry_backoff_seconds\x18\x08 \x01(\x05\x12\x37\n\x04undo\x18\t \x01(\x0b\x32).counterseal.api.executor.v1.ProposedUndo\x12\x0f\n\x07on_fail\x18\n \x01(\t\x12<\n\x04post\x18\x0b \x03(\x0b\x32..counterseal.api.executor.v1.ProposedCondition\"B\n\x11ProposedCondition\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0b\n\x03ref\x18\x02 \x01(\t\x12\x12\n\nvalue_json\x18\x03 \x01(\x0c\"B\n\x0cProposedUndo\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x11\n\targs_json\x18\x02 \x01(\x0c\x12\x11\n\tif_exists\x18\x03 \x01(\x08\":\n\tModelInfo\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\"\xa7\x04\n\x12ProposePlanRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\tobjective\x18\x02 \x01(\t\x12\x38\n\x05steps\x18\x03 \x03(\x0b\x32).counterseal.api.executor.v1.ProposedStep\x12\x13\n\x0b\x63onstraints\x18\x04 \x03(\t\x12\x11\n\trationale\x18\x05 \x01(\t\x12\x1d\n\x15rejected_alternatives\x18\x06 \x03(\t\x12\x14\n\x0c\x64\x61ta_sources\x18\x07 \x03(\t\x12\x35\n\x05model\x18\x08 \x01(\x0b\x32&.counterseal.api.executor.v1.ModelInfo\x12\x1b\n\x0e\x63onfidence_ppm\x18\t \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x11\x63onfidence_method\x18\n \x01(\t\x12\x12\n\nunverified\x18\x0b \x03(\t\x12\x33\n\x0fnot_before_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x0e \x01(\x05\x12\x12\n\nsupersedes\x18\x0f \x01(\t\x12\x14\n\x0cuser_request\x18\x10 \x01(\t\x12\x0e\n\x06intent\x18\x11 \x01(\tB\x11\n\x0f_confidence_ppm\"\xf0\x01\n\x0cPlanDecision\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\t\x12;\n\x07outcome\x18\x02 \x01(\x0e\x32*.counterseal.api.common.v1.DecisionOutcome\x12\x14\n\x0creason_codes\x18\x03 \x03(\t\x12\r\n\x05rules\x18\x04 \x03(\t\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61rd_digest\x18\x06 \x01(\t\x12\x13\n\x0bsnapshot_id\x18\x07 \x01(\t\x12\x19\n\x11safer_alternative\x18\x08 \x01(\t\x12\x13\n\x0b\x63lass_level\x18\t \x01(\x05\"\xa1\x02\n\x04Step\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x15\n\rattempt_count\x18\x05 \x01(\x05\x12\x13\n\x0breason_code\x18\x06 \x01(\t\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x13\n\x0boutput_json\x18\x08 \x01(\x0c\x12\x17\n\x0fintent_event_id\x18\t \x01(\t\x12\x18\n\x10outcome_event_id\x18\n \x01(\t\x12\x19\n\x0cintent_index\x18\x0b \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\routcome_index\x18\x0c \x01(\x03H\x01\x88\x01\x01\x42\x0f\n\r_intent_indexB\x10\n\x0e_outcome_index\"\x91\x03\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x13\n\x0breason_code\x18\x04 \x01(\t\x12\x30\n\x05steps\x18\x05 \x03(\x0b\x32!.counterseal.api.executor.v1.Step\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63ommit_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x08\x64\x65\x63ision\x18\t \x01(\x0b\x32).counterseal.api.executor.v1.PlanDecision\x12\r\n\x05\x61gent\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12\x0b\n\x03seq\x18\x0c \x01(\x03\x12\x10\n\x08terminal\x18\r \x01(\x08\"\x84\x01\n\x13ProposePlanResponse\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61nonical_plan\x18\x02 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x03 \x01(\t\x12/\n\x04plan\x18\x04 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\"$\n\x11VerifyPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\"E\n\x12VerifyPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\"R\n\x11\x43ommitPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x13\n\x0bplan_digest\x18\x02 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"E\n\x12\x43ommitPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\"!\n\x0eGetPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\"Z\n\x0fGetPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan\x12\x16\n\x0e\x63\x61nonical_plan\x18\x02 \x01(\x0c\"H\n\x10ListPlansRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x11ListPlansResponse\x12\x30\n\x05plans\x18\x01 \x03(\x0b\x32!.counterseal.api.executor.v1.Plan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x10WatchPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\"\xb5\x01\n\x11WatchPlanResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x03\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0f\n\x07step_id\x18\x03 \x01(\t\x12.\n\nevent_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tdata_json\x18\x05 \x01(\x0c\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\r\n\x05state\x18\x07 \x01(\t\x12\x10\n\x08terminal\x18\x08 \x01(\x08\"$\n\x11\x43\x61ncelPlanRequest\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\"E\n\x12\x43\x61ncelPlanResponse\x12/\n\x04plan\x18\x01 \x01(\x0b\x32!.counterseal.api.executor.v1.Plan2\x8c\x06\n\x0bPlanService\x12p\n\x0bProposePlan\x12/.counterseal.api.executor.v1.ProposePlanRequest\x1a\x30.counterseal.api.executor.v1.ProposePlanResponse\x12m\n\nVerifyPlan\x12..counterseal.api.executor.v1.VerifyPlanRequest\x1a/.counterseal.api.executor.v1.VerifyPlanResponse\x12m\n\nCommitPlan\x12..counterseal.api.executor.v1.CommitPlanRequest\x1a/.counterseal.api.executor.v1.CommitPlanResponse\x12\x64\n\x07GetPlan\x12+.counterseal.api.executor.v1.GetPlanRequest\x1a,.counterseal.api.executor.v1.GetPlanResponse\x12j\n\tListPlans\x12-.counterseal.api.executor.v1.ListPlansRequest\x1a..counterseal.api.executor.v1.ListPlansResponse\x12l\n\tWatchPlan\x12-.counterseal.api.executor.v1.WatchPlanRequest\x1a..counterseal.api.executor.v1.WatchPlanResponse0\x01\x12m\n\nCancelPlan\x12..counterseal.api.executor.v1.CancelPlanRequest\x1a/.counterseal.api.executor.v1.CancelPlanResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,45 +34,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'counterseal.api.executor.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROPOSEDSTEP']._serialized_start=147
-  _globals['_PROPOSEDSTEP']._serialized_end=386
-  _globals['_PROPOSEDUNDO']._serialized_start=388
-  _globals['_PROPOSEDUNDO']._serialized_end=454
-  _globals['_MODELINFO']._serialized_start=456
-  _globals['_MODELINFO']._serialized_end=514
-  _globals['_PROPOSEPLANREQUEST']._serialized_start=517
-  _globals['_PROPOSEPLANREQUEST']._serialized_end=1068
-  _globals['_PLANDECISION']._serialized_start=1071
-  _globals['_PLANDECISION']._serialized_end=1311
-  _globals['_STEP']._serialized_start=1314
-  _globals['_STEP']._serialized_end=1603
-  _globals['_PLAN']._serialized_start=1606
-  _globals['_PLAN']._serialized_end=2007
-  _globals['_PROPOSEPLANRESPONSE']._serialized_start=2010
-  _globals['_PROPOSEPLANRESPONSE']._serialized_end=2142
-  _globals['_VERIFYPLANREQUEST']._serialized_start=2144
-  _globals['_VERIFYPLANREQUEST']._serialized_end=2180
-  _globals['_VERIFYPLANRESPONSE']._serialized_start=2182
-  _globals['_VERIFYPLANRESPONSE']._serialized_end=2251
-  _globals['_COMMITPLANREQUEST']._serialized_start=2253
-  _globals['_COMMITPLANREQUEST']._serialized_end=2335
-  _globals['_COMMITPLANRESPONSE']._serialized_start=2337
-  _globals['_COMMITPLANRESPONSE']._serialized_end=2406
-  _globals['_GETPLANREQUEST']._serialized_start=2408
-  _globals['_GETPLANREQUEST']._serialized_end=2441
-  _globals['_GETPLANRESPONSE']._serialized_start=2443
-  _globals['_GETPLANRESPONSE']._serialized_end=2533
-  _globals['_LISTPLANSREQUEST']._serialized_start=2535
-  _globals['_LISTPLANSREQUEST']._serialized_end=2607
-  _globals['_LISTPLANSRESPONSE']._serialized_start=2609
-  _globals['_LISTPLANSRESPONSE']._serialized_end=2703
-  _globals['_WATCHPLANREQUEST']._serialized_start=2705
-  _globals['_WATCHPLANREQUEST']._serialized_end=2759
-  _globals['_WATCHPLANRESPONSE']._serialized_start=2762
-  _globals['_WATCHPLANRESPONSE']._serialized_end=2943
-  _globals['_CANCELPLANREQUEST']._serialized_start=2945
-  _globals['_CANCELPLANREQUEST']._serialized_end=2981
-  _globals['_CANCELPLANRESPONSE']._serialized_start=2983
-  _globals['_CANCELPLANRESPONSE']._serialized_end=3052
-  _globals['_PLANSERVICE']._serialized_start=3055
-  _globals['_PLANSERVICE']._serialized_end=3835
+  _globals['_PROPOSEDSTEP']._serialized_end=448
+  _globals['_PROPOSEDCONDITION']._serialized_start=450
+  _globals['_PROPOSEDCONDITION']._serialized_end=516
+  _globals['_PROPOSEDUNDO']._serialized_start=518
+  _globals['_PROPOSEDUNDO']._serialized_end=584
+  _globals['_MODELINFO']._serialized_start=586
+  _globals['_MODELINFO']._serialized_end=644
+  _globals['_PROPOSEPLANREQUEST']._serialized_start=647
+  _globals['_PROPOSEPLANREQUEST']._serialized_end=1198
+  _globals['_PLANDECISION']._serialized_start=1201
+  _globals['_PLANDECISION']._serialized_end=1441
+  _globals['_STEP']._serialized_start=1444
+  _globals['_STEP']._serialized_end=1733
+  _globals['_PLAN']._serialized_start=1736
+  _globals['_PLAN']._serialized_end=2137
+  _globals['_PROPOSEPLANRESPONSE']._serialized_start=2140
+  _globals['_PROPOSEPLANRESPONSE']._serialized_end=2272
+  _globals['_VERIFYPLANREQUEST']._serialized_start=2274
+  _globals['_VERIFYPLANREQUEST']._serialized_end=2310
+  _globals['_VERIFYPLANRESPONSE']._serialized_start=2312
+  _globals['_VERIFYPLANRESPONSE']._serialized_end=2381
+  _globals['_COMMITPLANREQUEST']._serialized_start=2383
+  _globals['_COMMITPLANREQUEST']._serialized_end=2465
+  _globals['_COMMITPLANRESPONSE']._serialized_start=2467
+  _globals['_COMMITPLANRESPONSE']._serialized_end=2536
+  _globals['_GETPLANREQUEST']._serialized_start=2538
+  _globals['_GETPLANREQUEST']._serialized_end=2571
+  _globals['_GETPLANRESPONSE']._serialized_start=2573
+  _globals['_GETPLANRESPONSE']._serialized_end=2663
+  _globals['_LISTPLANSREQUEST']._serialized_start=2665
+  _globals['_LISTPLANSREQUEST']._serialized_end=2737
+  _globals['_LISTPLANSRESPONSE']._serialized_start=2739
+  _globals['_LISTPLANSRESPONSE']._serialized_end=2833
+  _globals['_WATCHPLANREQUEST']._serialized_start=2835
+  _globals['_WATCHPLANREQUEST']._serialized_end=2889
+  _globals['_WATCHPLANRESPONSE']._serialized_start=2892
+  _globals['_WATCHPLANRESPONSE']._serialized_end=3073
+  _globals['_CANCELPLANREQUEST']._serialized_start=3075
+  _globals['_CANCELPLANREQUEST']._serialized_end=3111
+  _globals['_CANCELPLANRESPONSE']._serialized_start=3113
+  _globals['_CANCELPLANRESPONSE']._serialized_end=3182
+  _globals['_PLANSERVICE']._serialized_start=3185
+  _globals['_PLANSERVICE']._serialized_end=3965
 # @@protoc_insertion_point(module_scope)

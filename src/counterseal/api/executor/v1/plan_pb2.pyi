@@ -36,6 +36,7 @@ class ProposedStep(_message.Message):
     RETRY_BACKOFF_SECONDS_FIELD_NUMBER: _builtins.int
     UNDO_FIELD_NUMBER: _builtins.int
     ON_FAIL_FIELD_NUMBER: _builtins.int
+    POST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Required. Id within the plan, `[a-z][a-z0-9_-]{0,31}`."""
     tool: _builtins.str
@@ -60,6 +61,12 @@ class ProposedStep(_message.Message):
     def undo(self) -> Global___ProposedUndo:
         """How to undo the step; absent: `none`."""
 
+    @_builtins.property
+    def post(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposedCondition]:
+        """What must hold at the target after the step, beside the tool's own check: the read-back compares it, and a step
+        that misses one is MISAPPLIED. At most 64.
+        """
+
     def __init__(
         self,
         *,
@@ -73,14 +80,45 @@ class ProposedStep(_message.Message):
         retry_backoff_seconds: _builtins.int = ...,
         undo: Global___ProposedUndo | None = ...,
         on_fail: _builtins.str = ...,
+        post: _abc.Iterable[Global___ProposedCondition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["undo", b"undo"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args_json", b"args_json", "id", b"id", "needs", b"needs", "on_fail", b"on_fail", "retry_backoff_seconds", b"retry_backoff_seconds", "retry_max", b"retry_max", "target", b"target", "timeout_seconds", b"timeout_seconds", "tool", b"tool", "undo", b"undo"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args_json", b"args_json", "id", b"id", "needs", b"needs", "on_fail", b"on_fail", "post", b"post", "retry_backoff_seconds", b"retry_backoff_seconds", "retry_max", b"retry_max", "target", b"target", "timeout_seconds", b"timeout_seconds", "tool", b"tool", "undo", b"undo"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProposedStep: _TypeAlias = ProposedStep  # noqa: Y015
+
+@_typing.final
+class ProposedCondition(_message.Message):
+    """A value that must hold at the target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    VALUE_JSON_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Required. `tool_state`: a value that the step's tool observes."""
+    ref: _builtins.str
+    """Required. Its name, as in the plan's `pre` entries."""
+    value_json: _builtins.bytes
+    """Required. The value, any strict JSON value; compared by its canonical form."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        ref: _builtins.str = ...,
+        value_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "ref", b"ref", "value_json", b"value_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposedCondition: _TypeAlias = ProposedCondition  # noqa: Y015
 
 @_typing.final
 class ProposedUndo(_message.Message):
