@@ -117,6 +117,7 @@ async def test_a_person_is_erased_everywhere_and_every_proof_still_holds(suite: 
     key = VerifierKey.parse((tmp_path / "after" / "vkey").read_text().strip())
     since = (tmp_path / "before" / "checkpoint").read_bytes()
     assert verify_log(Directory(tmp_path / "after"), key, since).verdict is None
+    await applied_again(suite, tmp_path / "after", key)
 
 
 async def monitored(suite: Suite, folder: Path) -> None:
@@ -139,3 +140,16 @@ async def monitored(suite: Suite, folder: Path) -> None:
     finally:
         await database.close()
     assert (await run(suite, *watch))["payloads"]["verdict"] == "verified"
+
+
+async def applied_again(suite: Suite, export: Path, key: VerifierKey) -> None:
+    """After a restore an operator has the export's erasures done again; here there is nothing left to do."""
+    config = suite.running.configs["audit"]
+    again = ["audit", "reapply-erasures", "--config", str(config), "--export", str(export), "--vkey"]
+    done = await run(suite, *again, str(export / "vkey"))
+    assert done["erasures"] >= 1
+    assert (done["keys_destroyed"], done["rows_deleted"]) == (0, 0)
+    assert await run(suite, *again, "no key", code=2) == {}
+    damaged = next(path for path in (export / "tile" / "entries").rglob("*") if path.is_file())
+    damaged.write_bytes(damaged.read_bytes().replace(b"acme", b"acmf", 1))
+    assert await run(suite, *again, key.vkey, code=4) == {}

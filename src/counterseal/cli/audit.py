@@ -17,6 +17,7 @@ def register(subparsers: "Subparsers") -> None:
         audit_export,
         audit_monitor,
         audit_read,
+        audit_reapply,
         audit_retention,
         audit_verify,
         audit_witness,
@@ -33,6 +34,7 @@ def register(subparsers: "Subparsers") -> None:
     audit_witness.register(commands)
     audit_admin.register(commands)
     audit_retention.register(commands)
+    audit_reapply.register(commands)
     audit_export.register(commands)
     audit_read.register(commands)
 
