@@ -45,6 +45,10 @@ PLANTS: dict[str, list[tuple[str, str]]] = {
         ("services/executor/counterseal_executor/work/engine.py", "\nimport counterseal_executor.plans.store\n"),
         ("services/executor/counterseal_executor/states.py", "\nimport asyncio\n"),
     ],
+    "what decides about signing is pure": [
+        ("services/audit/counterseal_audit/checkpoints/engine.py", "\nimport counterseal.vault\n"),
+        ("services/audit/counterseal_audit/append/mac.py", "\nimport asyncio\n"),
+    ],
     "one door to Vault": [
         ("services/credentials/counterseal_credentials/planted.py", "from hvac import Client\n"),
         ("src/counterseal/embedded/planted.py", "import hvac as vault\n"),
