@@ -37,7 +37,7 @@ class _ApprovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Approva
     APPROVAL_STATE_EXPIRED: _ApprovalState.ValueType  # 4
     """Time ran out."""
     APPROVAL_STATE_WITHDRAWN: _ApprovalState.ValueType  # 5
-    """The plan was withdrawn."""
+    """The plan ended, or was withdrawn, without a use for the task."""
     APPROVAL_STATE_SUPERSEDED: _ApprovalState.ValueType  # 6
     """Another plan took its place."""
     APPROVAL_STATE_USED: _ApprovalState.ValueType  # 7
@@ -57,7 +57,7 @@ APPROVAL_STATE_REJECTED: ApprovalState.ValueType  # 3
 APPROVAL_STATE_EXPIRED: ApprovalState.ValueType  # 4
 """Time ran out."""
 APPROVAL_STATE_WITHDRAWN: ApprovalState.ValueType  # 5
-"""The plan was withdrawn."""
+"""The plan ended, or was withdrawn, without a use for the task."""
 APPROVAL_STATE_SUPERSEDED: ApprovalState.ValueType  # 6
 """Another plan took its place."""
 APPROVAL_STATE_USED: ApprovalState.ValueType  # 7
