@@ -84,6 +84,7 @@ def _processes_below(home: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@requirement("ledger:explain")
 async def test_an_evening_with_the_commands(console: Console) -> None:
     assert "nobody is logged in" in await console.run("approvals", "list", code=5)
     await console.run("login", *AGENT, "--user", "ana")
@@ -165,7 +166,61 @@ async def _look_back(console: Console, plan_digest: str) -> None:
     recorded = await console.json("audit", "get", taken["disclosed_event_id"])
     assert recorded["entry"]["data"]["manifest_digest"] == taken["manifest_digest"]
     assert recorded["entry"]["data"]["purpose"] == "case-4711"
+    await _without_operational_logs(console, plan_digest, export)
     await _take_home(console, export)
+
+
+async def _without_operational_logs(console: Console, plan_digest: str, export: Path) -> None:
+    """The story rests on the ledger alone: with every operational log deleted it is told as before, online and off."""
+    before = await console.json("explain", plan_digest)
+    logs = [path for path in console.home.rglob("*.log") if path.is_file()]
+    assert len(logs) >= 6, "of four services, PostgreSQL and OpenBao"
+    for path in logs:
+        path.unlink()
+    for words in (("explain", plan_digest), ("explain", plan_digest, "--from", str(export))):
+        after = await console.json(*words)
+        assert after["entries"][: len(before["entries"])] == before["entries"]
+        assert list(after["sections"]) == list(before["sections"])
+        assert after["sections"]["did"] == before["sections"]["did"]
+
+
+async def _search(console: Console, plan_digest: str, story: dict[str, Any]) -> None:
+    """The log by its index: filters, pages, one entry, a tail; the whole story by any id; the index made again."""
+    found = await console.json("audit", "search", "--plan-digest", plan_digest, "--type", "step.intent")
+    (intent,) = found["entries"]
+    assert found["next_page_token"] == ""
+    assert intent["entry"]["event_id"] == next(e["event_id"] for e in story["entries"] if e["type"] == "step.intent")
+    first = await console.json("audit", "search", "--limit", "2")
+    rest = await console.json("audit", "search", "--limit", "0", "--page", first["next_page_token"])
+    assert [one["index"] for one in first["entries"]] == [0, 1]
+    assert [one["index"] for one in rest["entries"]][:2] == [2, 3]
+    assert "plan_digest: not a digest" in await console.run("audit", "search", "--plan-digest", "x", code=3)
+    one = await console.json("audit", "get", intent["entry"]["event_id"])
+    assert one["entry"] == intent["entry"]
+    tailed = await console.run("audit", "tail", "--from", "0", "--count", "3", "--json")
+    assert [json.loads(line)["index"] for line in tailed.splitlines()] == [0, 1, 2]
+    told = await console.json("explain", intent["entry"]["event_id"])
+    assert told["plan_digests"] == [plan_digest]
+    lines = (await console.run("explain", plan_digest)).splitlines()
+    assert lines[0].startswith("problems")
+    assert len(lines) <= 60
+    assert "ROLE_REQUIRED" in await console.run("audit", "reindex", "--user", "olga", code=5)
+    again = await console.json("audit", "reindex", "--user", "omar")
+    assert again["indexed_size"] >= again["size"] > 0
+    bundle = console.home / "case.zip"
+    made = await console.json("audit", "export", str(bundle), "--format", "bundle")
+    assert made["manifest"]["count"] == made["manifest"]["size"] > 0
+    recorded = (await console.json("audit", "get", made["disclosed_event_id"]))["entry"]
+    assert recorded["data"]["manifest_digest"] == made["manifest_digest"]
+    assert recorded["data"]["export"]["format"] == "bundle"
+    taken = (await console.json("audit", "get", recorded["refs"][0]["event_id"]))["entry"]
+    assert taken["data"]["export"] == {**recorded["data"]["export"], "format": "tiles"}
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(console.home / "case")
+    verdict = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "verifier.pyz", "verify", "log", ".", cwd=console.home / "case"
+    )
+    assert await verdict.wait() == 0
 
 
 async def _take_home(console: Console, export: Path) -> None:
