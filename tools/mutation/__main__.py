@@ -31,8 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 REPORT = ROOT / "docs" / "evidence" / "mutation.md"
 KILLED = ROOT / "build" / "mutation"
-CPU_SECONDS = 30
-"""A loop without end is noticed by whoever waits. Of the processor's time: a slow machine must not pass for a test."""
+MORE = 4
+"""A loop without end is noticed by whoever waits: how often the processor's time of the unchanged source a child has.
+Not the clock's time: a slow machine must not pass for a test."""
 
 MEMORY_BYTES = 2 << 30
 """Of a child's address space: such a loop often fills a list."""
@@ -104,8 +105,10 @@ def run(path: str, jobs: int, *, resume: bool) -> Result:
     name, tests = TARGETS[path]
     files = [str(ROOT / UNIT / test) for test in tests]
     source = (ROOT / path).read_text(encoding="utf-8")
-    if _child(name, ROOT / path, ast.parse(source), files) != 0:
+    _, status, used = os.wait4(_start(name, ROOT / path, ast.parse(source), files), 0)
+    if status != 0:
         sys.exit(f"{path}: the tests fail without any mutant")
+    seconds = 2 + int(MORE * (used.ru_utime + used.ru_stime))
     found = list(enumerate(mutants(source)))
     killed = Killed(path, [mutant.what for _, mutant in found], resume=resume)
     known = killed.numbers()
@@ -115,7 +118,7 @@ def run(path: str, jobs: int, *, resume: bool) -> Result:
     while queue or running:
         while queue and len(running) < jobs:
             number, mutant = queue.pop(0)
-            running[_start(name, ROOT / path, mutant.tree, files)] = (number, mutant)
+            running[_start(name, ROOT / path, mutant.tree, files, seconds)] = (number, mutant)
         pid, status = os.wait()
         number, mutant = running.pop(pid)
         if os.waitstatus_to_exitcode(status) == 0:
@@ -127,12 +130,7 @@ def run(path: str, jobs: int, *, resume: bool) -> Result:
     return result
 
 
-def _child(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int:
-    _, status = os.waitpid(_start(name, path, tree, files), 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _start(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int:
+def _start(name: str, path: Path, tree: ast.Module, files: Sequence[str], seconds: int = -1) -> int:
     """Run the tests in a child that sees the changed module; it exits with 0 if none of them fails."""
     pid = os.fork()
     if pid:
@@ -144,7 +142,7 @@ def _start(name: str, path: Path, tree: ast.Module, files: Sequence[str]) -> int
         os.dup2(silence, 2)
         sys.meta_path.insert(0, _Finder(name, path, tree))
         os.chdir(ROOT)
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))  # -1: no limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         runner.run([Path(file) for file in files])
         code = 0

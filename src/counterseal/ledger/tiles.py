@@ -85,7 +85,7 @@ def parse_bundle(tile: Tile, data: bytes) -> list[bytes]:
     first = tile.index * WIDTH
     for number in range(tile.width):
         end = at + 2 + int.from_bytes(data[at : at + 2], "big")
-        if at + 2 > len(data) or end > len(data):
+        if end > len(data):
             raise VerificationError(f"entry {first + number} at byte {at} runs past the file's end", where=tile.path)
         entries.append(data[at + 2 : end])
         at = end
