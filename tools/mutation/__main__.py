@@ -179,7 +179,7 @@ def main() -> int:
         print(f"{path}: {result.count} mutants, {result.killed} killed, {row.unexplained} unexplained", flush=True)
     if not args.sources:
         REPORT.parent.mkdir(parents=True, exist_ok=True)
-        REPORT.write_text(report.page(rows), encoding="utf-8")
+        REPORT.write_text(report.page(rows, resumed=args.resume), encoding="utf-8")
     return 1 if bad else 0
 
 

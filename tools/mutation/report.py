@@ -20,8 +20,8 @@ class Row:
         return sum(not reason for _, reason in self.survivors)
 
 
-def page(rows: Sequence[Row]) -> str:
-    """Return the report as Markdown."""
+def page(rows: Sequence[Row], *, resumed: bool) -> str:
+    """Return the report as Markdown. resumed: what earlier runs killed was not run again."""
     count, survived = sum(row.count for row in rows), sum(len(row.survivors) for row in rows)
     unexplained = sum(row.unexplained for row in rows)
     return "\n".join(
@@ -34,6 +34,7 @@ def page(rows: Sequence[Row]) -> str:
             "",
             f"**{count} mutants, {count - survived} killed, {survived} survived, {unexplained} without a reason.**",
             f"Python {platform.python_version()}, pytest {version('pytest')}, hypothesis {version('hypothesis')}.",
+            *(["Put together from several runs (`--resume`): what one killed, the next left out."] if resumed else []),
             "",
             "| source | mutants | killed | survived | without a reason |",
             "|---|---|---|---|---|",
