@@ -16,8 +16,8 @@ _SIDE, _PATTERN, _ARM = "KILLED_AT_SIDE", "KILLED_AT_PATTERN", "KILLED_AT_ARM"
 
 def killed_at(side: str, pattern: str, arm: Path) -> dict[str, str]:
     """Return the environment for a kill before or after the rename to a path like `pattern`, once `arm` exists."""
-    tests = str(Path(__file__).parents[1])
-    return {_SIDE: side, _PATTERN: pattern, _ARM: str(arm), "PYTHONPATH": tests}
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {_SIDE: side, _PATTERN: pattern, _ARM: str(arm), "PYTHONPATH": path}
 
 
 def main() -> int:
