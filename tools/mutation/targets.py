@@ -9,7 +9,10 @@ TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     f"{LEDGER}/proof.py": ("counterseal.ledger.proof", ("test_proof.py",)),
     f"{LEDGER}/note.py": ("counterseal.ledger.note", ("test_vkeys.py", "test_note.py", "test_cosignatures.py")),
     f"{LEDGER}/checkpoint.py": ("counterseal.ledger.checkpoint", ("test_note.py", "test_cosignatures.py")),
-    f"{LEDGER}/keyring.py": ("counterseal.ledger.keyring", ("test_keyring.py", "test_histories.py")),
+    f"{LEDGER}/keyring.py": (
+        "counterseal.ledger.keyring",
+        ("test_keyring.py", "test_followed.py", "test_histories.py"),
+    ),
     f"{LEDGER}/policy.py": ("counterseal.ledger.policy", ("test_policies.py", "test_cosignatures.py")),
     f"{LEDGER}/witness.py": ("counterseal.ledger.witness", ("test_witness.py",)),
     f"{LEDGER}/tiles.py": ("counterseal.ledger.tiles", ("test_tiles.py",)),

@@ -17,8 +17,8 @@ from counterseal.cli.output import complain, emit, say
 from counterseal.errors import NotCanonical, NotFound
 from counterseal.ids import is_id
 from counterseal.ledger import tiles, trace
-from counterseal.ledger.checkpoint import open_checkpoint
 from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.keyring import Rotation, followed
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.places import of_place, place
 from counterseal.ledger.tree import leaf_hash, verify_inclusion
@@ -129,7 +129,8 @@ def _checked(part: "Traced", pinned: Sequence[VerifierKey], *, must: bool) -> st
     """Return what vouches for one log's entries. must: only a pinned key will do. Raises VerificationError."""
     named = VerifierKey.parse(part.vkey)
     keys = [key for key in pinned if key.name == named.name] or ([*pinned] if must else [named])
-    head = open_checkpoint(part.checkpoint, keys) if part.checkpoint else None
+    rotations = [Rotation(one.index, one.entry, list(one.path), one.note) for one in part.rotations]
+    head = followed(keys, named, rotations).open_head(part.checkpoint) if part.checkpoint else None
     if head is not None and head.origin != named.name:
         raise VerificationError(f"the checkpoint is of {head.origin}, the key of {named.name}")
     size = head.size if head is not None else 0

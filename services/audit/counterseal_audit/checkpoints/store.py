@@ -25,6 +25,15 @@ class StoredCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredRotation:
+    """A `key.rotated` entry in its place, and the first note that covers it."""
+
+    index: int
+    entry: bytes
+    note: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class HeadSize:
     """How large a log is by its head row, and whether it takes entries: hints, checked before anything is signed."""
 
@@ -78,6 +87,16 @@ class CheckpointStore:
         async with reading(self._engine, log_id) as raw:
             rows = await raw.fetch("SELECT note FROM ledger_rotation WHERE log_id = $1 ORDER BY n", log_id)
         return [row["note"] for row in rows]
+
+    async def rotations(self, log_id: int) -> list[StoredRotation]:
+        """Return the rotations of the log's key, in order."""
+        async with reading(self._engine, log_id) as raw:
+            rows = await raw.fetch(
+                "SELECT r.idx, e.entry, r.note FROM ledger_rotation r"
+                " JOIN ledger_entry e ON e.log_id = r.log_id AND e.idx = r.idx WHERE r.log_id = $1 ORDER BY r.n",
+                log_id,
+            )
+        return [StoredRotation(row["idx"], row["entry"], row["note"]) for row in rows]
 
     async def latest(self, log_id: int) -> StoredCheckpoint | None:
         """Return the latest checkpoint of a log."""

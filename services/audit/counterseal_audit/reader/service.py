@@ -11,6 +11,7 @@ from counterseal.errors import InputInvalid, NotFound, RoleRequired
 from counterseal.identity import current_caller
 from counterseal.ids import is_id
 from counterseal.ledger.fields import DIGEST, WORD
+from counterseal.ledger.keyring import claimed
 from counterseal.ledger.places import of_place, place
 from counterseal.ledger.proof import TlogProof
 from counterseal.ledger.tree import consistency_spans, inclusion_spans
@@ -131,6 +132,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             truncated=found.truncated,
             older=older,
             shard=newest.shard,
+            rotations=newest.rotations,
         )
 
     async def ReindexLog(  # noqa: N802
@@ -297,23 +299,35 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         log = one.log
         rows = [row for at, row in found.entries.items() if of_place(at)[0] == log.shard]
         last = await self.checkpoints.latest(log.log_id)
-        paths = await self._paths(log, [row.index for row in rows], last.size if last else 0)
+        size = last.size if last else 0
+        # Read after the checkpoint: the rotations to every key that signed it are stored by then.
+        rotations = [(turn, claimed(turn.note).size) for turn in await self.checkpoints.rotations(log.log_id)]
+        leaves = [(row.index, size) for row in rows] + [(turn.index, covering) for turn, covering in rotations]
+        paths = await self._paths(log, leaves)
         return reader_pb2.ShardTrace(
             shard=log.shard,
-            entries=[reader_pb2.TracedEntry(entry=_entry(row, log.shard), path=paths.get(row.index)) for row in rows],
+            entries=[
+                reader_pb2.TracedEntry(entry=_entry(row, log.shard), path=paths.get((row.index, size))) for row in rows
+            ],
             indexed_size=one.complete_size,
             size=one.size,
             checkpoint=last.published.note if last else b"",
             vkey=log.vkey,
+            rotations=[
+                reader_pb2.KeyRotation(
+                    index=turn.index, entry=turn.entry, path=paths.get((turn.index, covering)), note=turn.note
+                )
+                for turn, covering in rotations
+            ],
         )
 
-    async def _paths(self, log: Log, indexes: Sequence[int], size: int) -> dict[int, list[bytes]]:
-        """Return the audit path of each entry that the tree of a size covers; hashes are read once for all."""
-        spans = {index: inclusion_spans(index, size) for index in indexes if index < size}
+    async def _paths(self, log: Log, leaves: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[bytes]]:
+        """Return the audit path by (index, tree size), where the tree holds the leaf; hashes are read once for all."""
+        spans = {(index, size): inclusion_spans(index, size) for index, size in leaves if index < size}
         ranges = {one for many in spans.values() for one in engine.ranges_for(many)}
         hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
         known: dict[tuple[int, int], bytes] = {}
-        return {index: engine.roots_of(many, hashes, known) for index, many in spans.items()}
+        return {leaf: engine.roots_of(many, hashes, known) for leaf, many in spans.items()}
 
     async def DiscloseEntry(  # noqa: N802
         self,

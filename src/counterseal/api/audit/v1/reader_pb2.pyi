@@ -905,6 +905,7 @@ class GetTraceResponse(_message.Message):
     TRUNCATED_FIELD_NUMBER: _builtins.int
     OLDER_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
+    ROTATIONS_FIELD_NUMBER: _builtins.int
     indexed_size: _builtins.int
     """Output only. Entries, from the first on, for which the answer is complete."""
     size: _builtins.int
@@ -925,6 +926,12 @@ class GetTraceResponse(_message.Message):
     def older(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardTrace]:
         """Output only. What the logs before it hold, oldest first."""
 
+    @_builtins.property
+    def rotations(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyRotation]:
+        """Output only. How its key was rotated, in order; none where it never was. Whoever pinned the key in `vkey` follows them
+        to the keys that sign `checkpoint`.
+        """
+
     def __init__(
         self,
         *,
@@ -936,14 +943,51 @@ class GetTraceResponse(_message.Message):
         truncated: _builtins.bool = ...,
         older: _abc.Iterable[Global___ShardTrace] | None = ...,
         shard: _builtins.int = ...,
+        rotations: _abc.Iterable[Global___KeyRotation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "older", b"older", "shard", b"shard", "size", b"size", "truncated", b"truncated", "vkey", b"vkey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "older", b"older", "rotations", b"rotations", "shard", b"shard", "size", b"size", "truncated", b"truncated", "vkey", b"vkey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTraceResponse: _TypeAlias = GetTraceResponse  # noqa: Y015
+
+@_typing.final
+class KeyRotation(_message.Message):
+    """A rotation of a log's key, proven by a checkpoint that a key before it signed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Output only. Index of the `key.rotated` entry."""
+    entry: _builtins.bytes
+    """Output only. The exact entry bytes; they name the new key."""
+    note: _builtins.bytes
+    """Output only. The first checkpoint that covers the entry, a C2SP signed note: `rotation/<n>` of an export."""
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Output only. Audit path of the entry in the tree of `note`, 32 bytes each."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        entry: _builtins.bytes = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+        note: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "index", b"index", "note", b"note", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRotation: _TypeAlias = KeyRotation  # noqa: Y015
 
 @_typing.final
 class ShardTrace(_message.Message):
@@ -957,6 +1001,7 @@ class ShardTrace(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     VKEY_FIELD_NUMBER: _builtins.int
+    ROTATIONS_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """Output only. Which of the tenant's logs."""
     indexed_size: _builtins.int
@@ -971,6 +1016,10 @@ class ShardTrace(_message.Message):
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracedEntry]:
         """Output only. The entries, in order of the index; may be none."""
 
+    @_builtins.property
+    def rotations(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyRotation]:
+        """Output only. How its key was rotated, in order; none where it never was."""
+
     def __init__(
         self,
         *,
@@ -980,10 +1029,11 @@ class ShardTrace(_message.Message):
         size: _builtins.int = ...,
         checkpoint: _builtins.bytes = ...,
         vkey: _builtins.str = ...,
+        rotations: _abc.Iterable[Global___KeyRotation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "shard", b"shard", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "entries", b"entries", "indexed_size", b"indexed_size", "rotations", b"rotations", "shard", b"shard", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
