@@ -10,7 +10,7 @@ from counterseal.cli import exits
 from counterseal.cli.audit_verify import Directory, as_json, exit_code, manifest_of, read_vkey, show
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress
-from counterseal.errors import InputInvalid
+from counterseal.errors import InputInvalid, NotFound
 from counterseal.ids import is_id
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.errors import VerificationError
@@ -85,8 +85,7 @@ def fetch(args: argparse.Namespace, directory: Path, taken: Taken) -> int:
     from counterseal.client.export import write_export
 
     async def work(person: "Person") -> int:
-        # Everything that is in the log now: a checkpoint covers it within its interval.
-        parts = person.export((await person.checkpoint()).log_size, args.purpose or "")
+        parts = person.export(await _size_now(person), args.purpose or "")
         await write_export(_counted(parts, taken), directory)
         return exits.OK
 
@@ -106,6 +105,16 @@ def record(args: argparse.Namespace, taken: Taken, form: str, manifest_digest: s
 
     as_person(args, work)
     return ids[0]
+
+
+async def _size_now(person: "Person") -> int:
+    """Return how many entries the log has now: a checkpoint covers them within its interval, which an export awaits."""
+    try:
+        return (await person.checkpoint()).log_size
+    except NotFound:
+        return (
+            1  # a log that began a moment ago has its first checkpoint soon; where there is no log, the export says so
+        )
 
 
 async def _counted(

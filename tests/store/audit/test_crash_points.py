@@ -8,7 +8,7 @@ directory nothing passes by: there the process ends itself, at an audit event of
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,11 +157,19 @@ class Site:
     client: LedgerClient
     engine: AsyncEngine
 
-    async def sprung(self, point: Point) -> None:
-        """Wait until the process was killed where it should be, and start another."""
+    async def sprung(self, point: Point, more: Callable[[int], Coroutine[Any, Any, None]] | None = None) -> None:
+        """Wait until the process was killed where it should be, start another, and wait until all was taken.
+
+        more: sends some entries, again until then. A publisher that was past the point when the trap was armed may have
+        signed the first of them.
+        """
+        sending = [asyncio.create_task(more(0))] if more else []
         while not await asyncio.to_thread(self.trap.sprung.wait, 1):
             assert not (self.process.is_dead and self.trap.is_armed), f"{point.side} {point.name}: it died before"
+            if more and sending[-1].done():
+                sending.append(asyncio.create_task(more(len(sending))))
         self.process.start()
+        await asyncio.gather(*sending)
 
     async def verify(self, tenant: str, folder: Path) -> list[bytes]:
         """Wait until all is signed; return the entries after `verify log` found no fault with their export."""
@@ -227,10 +235,12 @@ async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_fin
             taken: list[Sent] = []
             if point.in_use:
                 await send(here.client, tenant, "before", taken)
+
+            def more(number: int, to: str = tenant, log: list[Sent] = taken) -> Coroutine[Any, Any, None]:
+                return send(here.client, to, f"during-{number}", log)
+
             here.trap.arm(point)
-            sending = asyncio.create_task(send(here.client, tenant, "during", taken))
-            await here.sprung(point)
-            await sending
+            await here.sprung(point, more)
             await check(here, tenant, taken, tmp_path / tenant)
 
 
