@@ -46,16 +46,23 @@ async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        up_reader, up_writer = await asyncio.open_connection(host, port)
+        try:
+            up_reader, up_writer = await asyncio.open_connection(host, port)
+        except BaseException:  # a cancelled one, too: no end of a connection outlives the loop
+            writer.transport.abort()
+            raise
         gate = line.gates() if line.gates is not None else None
         try:
             start = await reader.readexactly(8)
             if start == _SSL_REQUEST:  # the relay reads what passes, so there is no TLS here
                 writer.write(b"N")
                 start = await reader.readexactly(8)
-        except (asyncio.IncompleteReadError, OSError):
-            up_writer.transport.abort()
-            return
+        except BaseException as error:
+            for stream in (writer, up_writer):
+                stream.transport.abort()
+            if isinstance(error, asyncio.IncompleteReadError | OSError):
+                return
+            raise
         pumps = [
             asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, gate, start)),
             asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate)),
