@@ -67,4 +67,4 @@ def is_slow(source: str, name: str) -> bool:
     if re.search(r"^pytestmark = .*mark\.slow", source, re.MULTILINE):
         return True
     decorators = re.search(rf"((?:^@.*\n(?:^[ )].*\n)*)*)^(?:async )?def {name}\(", source, re.MULTILINE)
-    return decorators is not None and "mark.slow" in decorators[1]
+    return decorators is not None and "@pytest.mark.slow" in decorators[1]  # of the whole test, not of one case

@@ -67,7 +67,7 @@ async def found(server: AuditServer, **filters: Any) -> list[dict[str, Any]]:
 
 
 @requirement("ledger:search-complete")
-@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize("follow", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_every_filter_finds_exactly_what_the_log_says(fresh_database: FreshDatabase, follow: bool) -> None:
     async with recorded(fresh_database, follow=follow) as server:
         log = [parse_strict(row.entry) for row in await server.parts.reader.page(1, 0, 1000)]
@@ -119,7 +119,7 @@ async def test_a_person_is_found_by_name_and_an_external_id_by_its_blind_token(f
 
 
 @requirement("ledger:trace")
-@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize("follow", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_a_trace_is_proven_entry_by_entry_and_told(fresh_database: FreshDatabase, follow: bool) -> None:
     async with recorded(fresh_database, follow=follow) as server:
         for plan in incidents.plans():

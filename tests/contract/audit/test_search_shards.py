@@ -106,7 +106,7 @@ async def found(
 
 
 @requirement("ledger:search-spans-shards")
-@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize("follow", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_every_shard_is_searched_in_order_and_pages_go_from_one_to_the_next(
     fresh_database: FreshDatabase, follow: bool
 ) -> None:
@@ -130,7 +130,7 @@ async def test_every_shard_is_searched_in_order_and_pages_go_from_one_to_the_nex
 
 
 @requirement("ledger:search-spans-shards")
-@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize("follow", [True, pytest.param(False, marks=pytest.mark.slow)])
 async def test_an_action_that_began_in_a_closed_log_is_told_whole_and_proven(
     fresh_database: FreshDatabase, tmp_path: Path, follow: bool
 ) -> None:

@@ -112,6 +112,7 @@ async def test_while_the_key_is_away_nothing_irreversible_is_sent_and_everything
 
 
 @requirement("effect:irreversible-checkpointed")
+@pytest.mark.slow
 async def test_whose_worker_ends_while_it_waits_is_sent_once_by_the_next(
     fresh_database: FreshDatabase, tmp_path: Path
 ) -> None:
