@@ -62,10 +62,22 @@ class PlanFollower:
                 continue
 
     async def follow(self) -> int:
-        """Read what is new and return how many tasks it moved. Raises LedgerUnavailable, PolicyUnavailable."""
+        """Read what is new and return how many tasks it moved.
+
+        Raises LedgerUnavailable, PolicyUnavailable once every tenant was read: a malformed log holds up no other.
+        """
         async with transaction(self.engine, EVERY_TENANT) as connection:
             starts = await cursor.starts(connection)
-        return sum([await self._tenant(tenant, at) for tenant, at in starts])
+        moved = 0
+        failures: list[ServiceError] = []
+        for tenant, at in starts:
+            try:
+                moved += await self._tenant(tenant, at)
+            except ServiceError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return moved
 
     async def _tenant(self, tenant: str, at: int) -> int:
         moved = 0
