@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from counterseal.api.audit.v1 import reader_pb2
 from counterseal.api.policy.v1 import approval_pb2 as pb
@@ -15,7 +16,7 @@ from counterseal.errors import LedgerUnavailable, WrongState
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.rpc.ledger_wire import new_entry
-from counterseal_policy.approvals import sweeper
+from counterseal_policy.approvals import cursor, sweeper
 from counterseal_policy.approvals.engine import after_plan
 from counterseal_policy.approvals.follower import _plan_event
 from counterseal_policy.decisions.decider import Answer
@@ -194,6 +195,25 @@ async def test_what_the_ledger_sends_is_checked_before_a_task_is_moved(fresh_dat
             await service.plans.follow()
         service.ledger.down = False
         assert await service.plans.follow() == 1
+
+
+async def test_one_tenants_malformed_log_holds_up_no_others_tasks(
+    fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = cursor.starts
+
+    async def starts(connection: AsyncConnection) -> list[tuple[str, int]]:
+        return [("aaa", 0), *await known(connection)]
+
+    monkeypatch.setattr(cursor, "starts", starts)
+    async with policy_service(fresh_database) as service:
+        asked, digest = await approved(service)
+        committed(service, digest)
+        honest, bad = service.ledger.log_of, [b'{"type":"plan.committed"']
+        service.ledger.log_of = lambda tenant: bad if tenant == "aaa" else honest(tenant)
+        with pytest.raises(LedgerUnavailable):
+            await service.plans.follow()
+        assert await shown(service, asked.task_id) == pb.APPROVAL_STATE_USED
 
 
 @pytest.mark.parametrize(
