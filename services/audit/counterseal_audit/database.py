@@ -49,13 +49,13 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def reading(engine: AsyncEngine, log_id: int) -> AsyncIterator[Any]:
-    """Borrow a connection inside a transaction that sees the rows of one log and no other's.
+    """Borrow a connection inside a transaction that sees one log, no other's rows, and all of it at one moment.
 
     The log is named for the transaction only: a setting of the session would leak through the pool.
     Raises LedgerUnavailable when the database cannot be had.
     """
     try:
-        async with connection(engine) as raw, raw.transaction(readonly=True):
+        async with connection(engine) as raw, raw.transaction(isolation="repeatable_read", readonly=True):
             await raw.execute("SELECT set_config('counterseal.log_id', $1, true)", str(log_id))
             yield raw
     except CONNECTION_LOST as error:

@@ -175,12 +175,12 @@ class _Look:
     def _grow(
         self, before: Checkpoint | None, claim: Checkpoint, seen: bytes, on_progress: OnProgress | None
     ) -> Checkpoint | None:
-        rotations = self._rotations()
+        rotations = self._rotations(claim.size)
         start = self._full
         if any(one.size <= start.size for _, one in rotations):
             # A rotation's note came later than the entries that it covers: read them again.
             start, self.keys = Frontier(), self._keyring(None)
-            rotations = self._rotations()
+            rotations = self._rotations(claim.size)
         self._known = before.size if before is not None and start.size else 0
         marks = {one.size for _, one in rotations} | ({before.size} if before is not None else set())
         walk = Walk(self.files, claim, self.findings, self._on_entries, start=start, marks=frozenset(marks))
@@ -204,14 +204,17 @@ class _Look:
         self.keys.accept(number, note, walk.roots)
         return True
 
-    def _rotations(self) -> list[tuple[bytes, Checkpoint]]:
-        """Return the notes of rotations that are not accepted yet, with what they claim."""
+    def _rotations(self, size: int) -> list[tuple[bytes, Checkpoint]]:
+        """Return the notes of rotations that are not accepted yet, with what they claim.
+
+        A note of a tree larger than `size` came between reading the checkpoint and reading it: the next look's matter.
+        """
         found: list[tuple[bytes, Checkpoint]] = []
         while len(found) < WIDTH:
             path = rotation_path(len(self.keys.accepted) + len(found))
             note = self.findings.attempt(path, lambda: self.files.read(path))  # noqa: B023
             one = self.findings.attempt(path, lambda: claimed(note)) if note is not None else None  # noqa: B023
-            if note is None or one is None:
+            if note is None or one is None or one.size > size:
                 break
             found.append((note, one))
         return found

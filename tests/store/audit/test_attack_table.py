@@ -548,6 +548,6 @@ async def test_an_anchor_that_says_another_root_is_believed_before_the_database(
         wrong = Anchor(4, b"\x07" * 32)
         parts.anchors.pages[log.bucket] = page.advanced({log.origin: wrong})
         with pytest.raises(VerificationError, match="anchor's root"):
-            await parts.publisher._candidate(log, None, wrong)
+            await parts.publisher._candidate(log, await parts.checkpoints.signed(log), wrong)
         assert await parts.publisher.publish_once() == 0
         assert parts.signer.signatures == 0

@@ -98,6 +98,7 @@ ATTACKS = {
     "a lost row at the end": "DELETE FROM ledger_entry WHERE idx = 10",
     "the head's root": f"UPDATE ledger_head SET root = {FLIP.format('root', 3)}",
     "the stored frontier": f"UPDATE ledger_checkpoint SET frontier = {FLIP.format('frontier', 3)}",
+    "a frontier that is none": "UPDATE ledger_checkpoint SET frontier = 'x'",
     "the last checkpoint's note": f"UPDATE ledger_checkpoint SET note = {FLIP.format('note', 60)}",
     "an entry replaced together with its hash": """
         UPDATE ledger_entry SET (entry, leaf_hash) = (

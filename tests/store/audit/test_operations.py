@@ -19,15 +19,22 @@ from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.checkpoint import open_checkpoint
 from counterseal.ledger.tree import Frontier, leaf_hash
+from counterseal.ledger.verify import verify_log
 from counterseal.rpc.ledger_wire import new_entry
 from counterseal_audit.append.predecessors import may_be_older
+from counterseal_audit.reader.export import LogFiles
 from support.audit import Replica, append_one, replica
 from support.entries import NOW, changed
+from support.exports import Files
 from support.postgres import FreshDatabase, execute
 from support.requirements import requirement
 from support.rotations import PEOPLE, TwoVersions, signers
 
 DECISION = "01920000-0000-7000-8000-000000000001"
+
+
+MANY = 1_000_000
+"""More entries than any log here has."""
 
 
 def committed(decision: str = DECISION) -> ledger_pb2.NewEntry:
@@ -280,7 +287,7 @@ async def test_a_new_key_signs_only_behind_a_checkpoint_by_the_old_one_that_cove
         assert await parts.publisher.publish_once() == 1
         covering = rotated.index + 2
         assert await signers(parts, log.key, covering) == [log.key.key_id], "the covering one is by the old key alone"
-        notes = await parts.checkpoints.rotation_notes(log.log_id)
+        notes = await parts.checkpoints.rotation_notes(log.log_id, MANY)
         assert len(notes) == 1
         assert open_checkpoint(notes[0], [log.key]).size > rotated.index
         with pytest.raises(WrongState, match="already"):
@@ -339,7 +346,7 @@ async def test_rotations_under_load_lose_nothing_and_repeat_nothing(fresh_databa
         assert [key.public for key in ring.keys] == [bytes(key.verify_key) for key in signer.keys.values()]
         # As an auditor who pinned the genesis key alone: each note by a key accepted so far vouches for the next one.
         accepted = [log.key]
-        for note, key in zip(await parts.checkpoints.rotation_notes(log.log_id), ring.keys[1:], strict=True):
+        for note, key in zip(await parts.checkpoints.rotation_notes(log.log_id, MANY), ring.keys[1:], strict=True):
             covering = open_checkpoint(note, accepted)
             assert covering.root == Frontier().extend(leaf_hash(row.entry) for row in rows[: covering.size]).root()
             accepted.append(key)
@@ -347,3 +354,27 @@ async def test_rotations_under_load_lose_nothing_and_repeat_nothing(fresh_databa
         assert last is not None
         assert open_checkpoint(last.published.note, [accepted[-1]]).size == total
         assert rotated.key == accepted[-1]
+
+
+@requirement("ledger:honest-logs-are-never-refused")
+async def test_an_export_holds_the_rotations_of_its_own_checkpoint_and_no_later_ones(
+    fresh_database: FreshDatabase,
+) -> None:
+    signer = TwoVersions()
+    async with replica(fresh_database("audit"), signer) as parts:
+        await grow(parts, 0, 2)
+        await parts.publisher.publish_once()
+        log = await parts.log()
+        before = await parts.checkpoints.latest(log.log_id)
+        signer.rotate()
+        await parts.operations.rotate(log)
+        await parts.publisher.publish_once()
+        after = await parts.checkpoints.latest(log.log_id)
+        assert before is not None
+        assert after is not None
+        exporting = LogFiles(parts.logs, parts.checkpoints, parts.reader)
+        for checkpoint, rotations in ((before, 0), (after, 1)):
+            files = {path: content async for path, content in exporting.of(log, checkpoint)}
+            report = verify_log(Files(files), log.key)
+            assert report.findings == ()
+            assert report.rotation_count == rotations

@@ -281,6 +281,18 @@ def seen(files: dict[str, bytes], kept: Kept | None) -> tuple[str | None, Kept |
 
 
 @requirement("ledger:rotation-followed")
+def test_a_rotation_published_while_the_monitor_reads_is_followed_at_its_next_look() -> None:
+    logged = [*LOG[:310], key_entry(310, NEW[1]), *LOG[311:]]
+    cover = note_of(logged[:311], OLD)
+    verdict, kept = seen(rotating(305, OLD, cover, rotated_at=310), None)
+    assert verdict is None, "the checkpoint was read just before the rotation's note was written"
+    assert kept is not None
+    verdict, later = seen(rotating(600, NEW, cover, rotated_at=310), kept)
+    assert verdict is None
+    assert later is not None
+
+
+@requirement("ledger:rotation-followed")
 @pytest.mark.parametrize("rotated_at", [5, 299, 310])
 def test_a_monitor_follows_a_rotation_wherever_it_falls(rotated_at: int) -> None:
     logged = [*LOG[:rotated_at], key_entry(rotated_at, NEW[1]), *LOG[rotated_at + 1 :]]

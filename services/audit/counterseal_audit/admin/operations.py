@@ -99,8 +99,8 @@ class Operations:
     async def adoptable(self, one: Log) -> Head:
         """Return the head row that two people may adopt. Raises WrongState when there is nothing to adopt."""
         head = await self.ledger.stored_head(one)
+        last = await self.checkpoints.latest(one.log_id)  # first: publishers move the anchor before they store
         anchor = (await self.anchors.read(one.bucket)).anchors.get(one.origin)
-        last = await self.checkpoints.latest(one.log_id)
         if anchor is not None and (last is None or last.size <= anchor.size) and head.mac is not None:
             raise WrongState("the log's anchor is there and fits its last checkpoint: nothing to adopt")
         return head

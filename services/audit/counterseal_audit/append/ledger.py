@@ -139,10 +139,10 @@ class Ledger:
         return self._known[tenant]
 
     async def _writer(self, log: Log) -> LogWriter:
+        signed = await self._checkpoints.latest(log.log_id)  # first: publishers move the anchor before they store
         anchor = (await self.anchors.read(log.bucket)).anchors.get(log.origin)
         if anchor is None:
             raise AnchorMissing
-        signed = await self._checkpoints.latest(log.log_id)
         if signed is not None and anchor.size < signed.size:
             raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
         before = None
@@ -168,10 +168,11 @@ class Ledger:
 
         Raises VerificationError unless a replica wrote it and it is no older than what this process saw.
         """
-        head = await self._store.head(log.log_id)
         writer = self.writer_of(log.log_id)
-        if writer is not None:
-            writer.check(head)
+        floor = writer.seen if writer is not None else None
+        head = await self._store.head(log.log_id)
+        if writer is not None and floor is not None:
+            writer.check(head, floor)
         else:
             (await self.mac_of(log)).check(head)
         return head

@@ -42,6 +42,10 @@ FULL_RETRY_MS = 200
 log = logging.getLogger("counterseal.audit.append")
 
 
+Seen = tuple[int, bytes]
+"""Size and root of a head."""
+
+
 @dataclass(slots=True)  # not frozen: one is made for every entry, and a frozen one takes three times as long
 class Receipt:
     """Where an entry is in its log, with the bytes as they are stored; `duplicate`: it was there already.
@@ -90,9 +94,9 @@ class LogWriter:
         return self._frozen or self.forked is not None
 
     @property
-    def size(self) -> int:
-        """The size that this writer last saw."""
-        return self._seen[0]
+    def seen(self) -> Seen:
+        """The latest head that this process appended or was told of."""
+        return self._seen
 
     def check_room(self, count: int, size: int) -> None:
         """Raise QueueFull when `count` entries of `size` bytes in sum do not fit behind what waits."""
@@ -126,9 +130,10 @@ class LogWriter:
 
         Raises LogFrozen when it is closed already, LogForked, LedgerUnavailable (it may be closed then: ask again).
         """
+        floor = self.seen
 
         def make(head: Head) -> Step:
-            return step(self._checked(head), [last], lambda after: self._mac.of(after, is_open=False))
+            return step(self._checked(head, floor), [last], lambda after: self._mac.of(after, is_open=False))
 
         if self.forked is not None:
             raise LogForked(self.forked)
@@ -228,31 +233,37 @@ class LogWriter:
     async def _try(self, work: Sequence[_Pending], *, locked: bool) -> Step | None:
         items = [one.item for one in work]
         if locked:
+            floor = self.seen
             taken = await self._store.append_locked(
-                self._log_id, items, lambda head: self._step(self._checked(head), items)
+                self._log_id, items, lambda head: self._step(self._checked(head, floor), items)
             )
             if taken is None:
                 raise LogFrozen
             return taken
         if self._frontier is None:
-            self._frontier = self._checked(await self._store.head(self._log_id))
+            floor = self.seen
+            self._frontier = self._checked(await self._store.head(self._log_id), floor)
         wanted = self._step(self._frontier, items)
         return wanted if await self._store.append(self._log_id, wanted, items) else None
 
     def _step(self, frontier: Frontier, items: Sequence[Prepared]) -> Step:
         return step(frontier, items, self._mac.of)
 
-    def _checked(self, head: Head) -> Frontier:
+    def _checked(self, head: Head, floor: Seen) -> Frontier:
         """Return the frontier of a head to append behind. Raises LogFrozen, and what `check` raises."""
-        self.check(head)
+        self.check(head, floor)
         if not head.open:
             raise LogFrozen
         return head.frontier
 
-    def check(self, head: Head) -> None:
-        """Raise VerificationError when a head is not ours, or went back or changed since this process saw it."""
+    def check(self, head: Head, floor: Seen) -> None:
+        """Raise VerificationError when a head is not ours, or is older than, or another than, one seen before.
+
+        floor: what `seen` was before the head was asked for. While the answer was on its way this process may have
+        appended, so the head that is read may well be older than what is seen by the time it arrives.
+        """
         self._mac.check(head)
-        size, root = self._seen
+        size, root = floor
         if head.frontier.size < size or (head.frontier.size == size and head.root != root):
             raise VerificationError(f"the head went back from size {size} to {head.frontier.size}", kind="forked")
 

@@ -26,7 +26,7 @@ from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.engine import Published, Rotation
 from counterseal_audit.checkpoints.heads import SignedHead, SignedHeads
 from counterseal_audit.checkpoints.seams import OnPublished, Witnesses
-from counterseal_audit.checkpoints.store import CheckpointStore, HeadSize, StoredCheckpoint
+from counterseal_audit.checkpoints.store import CheckpointStore, HeadSize, Signed, StoredCheckpoint
 from counterseal_audit.database import CONNECTION_LOST
 from counterseal_audit.logs.anchors import Anchor, AnchorMoved, Anchors
 from counterseal_audit.logs.keys import LogSigner
@@ -44,6 +44,7 @@ class _Candidate:
 
     log: Log
     frontier: Frontier
+    known_rotations: int
     keys: tuple[VerifierKey, ...]
     rotations: tuple[Rotation, ...]
     anchor: Anchor
@@ -115,7 +116,7 @@ class Publisher:
                 count += await self._publish(bucket, group)
             else:
                 for one in group:
-                    await self._latest(one)
+                    await self._signed(one)
         return count
 
     async def examine(self, one: Log) -> str | None:
@@ -123,9 +124,10 @@ class Publisher:
 
         Everything between the last checkpoint and the head is checked anew, whatever this process thought before.
         """
+        signed = await self._signed(one)
         anchor = (await self.anchors.read(one.bucket)).anchors.get(one.origin)
         try:
-            await self._candidate(one, await self._latest(one), anchor)
+            await self._candidate(one, signed, anchor)
         except VerificationError as error:
             return error.message
         return None
@@ -159,11 +161,17 @@ class Publisher:
             wait.cancel()
 
     async def _publish(self, bucket: int, group: Sequence[Log]) -> int:
-        """Publish the logs of one bucket: recompute, reserve, sign, store. Returns how many were published."""
+        """Publish the logs of one bucket: recompute, reserve, sign, store. Returns how many were published.
+
+        Another publisher may be at any step of the same. So what is read is read in the order opposite to that in
+        which it moves: the head grows first, then the anchor, then a checkpoint is stored. Then checkpoint <= anchor
+        <= head holds for what was read as well, and what does not fit was altered, not merely overtaken.
+        """
+        signed = [await self._signed(one) for one in group]
         page = await self.anchors.read(bucket)
         ready: list[_Candidate] = []
-        for one in group:
-            candidate = await self._checked(one, page.anchors.get(one.origin))
+        for one, stored in zip(group, signed, strict=True):
+            candidate = await self._checked(one, stored, page.anchors.get(one.origin))
             if candidate is not None:
                 ready.append(candidate)
         wanted = page.advanced({one.log.origin: one.anchor for one in ready})
@@ -172,19 +180,18 @@ class Publisher:
                 await self.anchors.write(bucket, wanted)
             except AnchorMoved:
                 return 0  # another publisher was faster; what it left over is due again
-        signed = await self._sign(ready)
-        return sum(await asyncio.gather(*(self._finish(one, note) for one, note in signed)))
+        notes = await self._sign(ready)
+        return sum(await asyncio.gather(*(self._finish(one, note) for one, note in notes)))
 
-    async def _checked(self, one: Log, anchor: Anchor | None) -> _Candidate | None:
+    async def _checked(self, one: Log, signed: Signed | VerificationError, anchor: Anchor | None) -> _Candidate | None:
         """Return what may be signed of a log; None when there is nothing new, or nothing that may be."""
-        last = await self._latest(one)
         why = self.ledger.forked(one)
         if why is not None:
             if anchor is None or anchor.adopted == why.adopted:
                 return None
             self.ledger.forget(one)  # two people adopted the log as it stands; it is judged anew
         try:
-            return await self._candidate(one, last, anchor)
+            return await self._candidate(one, signed, anchor)
         except VerificationError as error:
             # Left out, and closed for appends in this process; the other logs go on.
             log.critical("log is forked: not signed", extra={"log_id": one.log_id, "why": error.message})
@@ -195,10 +202,15 @@ class Publisher:
             self._reported.add(one.log_id)
         return None
 
-    async def _candidate(self, one: Log, last: StoredCheckpoint | None, anchor: Anchor | None) -> _Candidate | None:
+    async def _candidate(
+        self, one: Log, signed: Signed | VerificationError, anchor: Anchor | None
+    ) -> _Candidate | None:
         if anchor is None:
             raise AnchorMissing
-        ring = await self.store.keyring(one)
+        if isinstance(signed, VerificationError):
+            raise signed
+        last, ring = signed.last, signed.ring
+        known_rotations = len(ring.keys) - 1
         head = await self.ledger.head(one)
         size = head.frontier.size
         frontier = engine.start_of(last.published if last else None, ring.keys)
@@ -206,8 +218,7 @@ class Publisher:
         rotations: list[Rotation] = []
         for end in (anchor.size, size):
             async for chunk in self.store.entries(one.log_id, frontier.size, end):
-                known = len(ring.keys) - 1 + len(rotations)
-                rotations += engine.rotations_in(chunk, frontier.size, one.origin, known)
+                rotations += engine.rotations_in(chunk, frontier.size, one.origin, known_rotations + len(rotations))
                 frontier = engine.grow(frontier, chunk)
             if end == anchor.size:
                 engine.check_anchor(frontier, anchor)
@@ -216,7 +227,8 @@ class Publisher:
             return None
         now = self.clock()
         keys, retired = ring.signing(now, self.overlap_ms), ring.retired(now, self.overlap_ms)
-        return _Candidate(one, frontier, keys, tuple(rotations), Anchor(size, head.root, anchor.adopted), retired)
+        reach = Anchor(size, head.root, anchor.adopted)
+        return _Candidate(one, frontier, known_rotations, keys, tuple(rotations), reach, retired)
 
     async def _sign(self, ready: Sequence[_Candidate]) -> list[tuple[_Candidate, bytes]]:
         """Return the candidates with their notes; one call per version of the key, and without those that failed."""
@@ -254,7 +266,9 @@ class Publisher:
                 return 0
         witnessed = cosigned is not None and cosigned.is_quorum
         published = Published(one.frontier, one.frontier.root(), note, cosigned.note if cosigned else None, witnessed)
-        await self.store.publish(one.log.log_id, published, one.rotations)
+        if not await self.store.publish(one.log.log_id, published, one.known_rotations, one.rotations):
+            await self._signed(one.log)  # another publisher was faster; what it left over is due again
+            return 0
         self._saw(one.log, StoredCheckpoint(one.frontier.size, published, self.clock()))
         for tell in self.on_published:
             try:
@@ -284,11 +298,15 @@ class Publisher:
             await self.ledger.record(archived)
         self._archived.add(key)
 
-    async def _latest(self, one: Log) -> StoredCheckpoint | None:
-        last = await self.store.latest(one.log_id)
-        if last is not None:
-            self._saw(one, last)
-        return last
+    async def _signed(self, one: Log) -> Signed | VerificationError:
+        """Return how far a log is signed, or why its rows cannot be read: one log's rows hold up no other log."""
+        try:
+            signed = await self.store.signed(one)
+        except VerificationError as error:
+            return error
+        if signed.last is not None:
+            self._saw(one, signed.last)
+        return signed
 
     def _saw(self, one: Log, checkpoint: StoredCheckpoint) -> None:
         self.heads.see(one.log_id, SignedHead(checkpoint.size, checkpoint.publish_time_ms))

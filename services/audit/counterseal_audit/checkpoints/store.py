@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from counterseal.ledger.note import VerifierKey
@@ -22,6 +23,14 @@ class StoredCheckpoint:
     size: int
     published: Published
     publish_time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """How far a log was signed at some moment: its latest checkpoint, and the keys that were accepted up to there."""
+
+    last: StoredCheckpoint | None
+    ring: Keyring
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +83,23 @@ class CheckpointStore:
     async def keyring(self, log: Log) -> Keyring:
         """Return the keys that a log was ever signed with."""
         async with reading(self._engine, log.log_id) as raw:
-            rows = await raw.fetch(
-                "SELECT public_key, (extract(epoch FROM publish_time) * 1000)::bigint AS time_ms"
-                " FROM ledger_rotation WHERE log_id = $1 ORDER BY n",
-                log.log_id,
-            )
-        keys = [log.key, *(VerifierKey.make(log.origin, row["public_key"]) for row in rows)]
-        return Keyring(tuple(keys), (0, *(row["time_ms"] for row in rows)))
+            return await _keyring(raw, log)
 
-    async def rotation_notes(self, log_id: int) -> list[bytes]:
-        """Return the note that covers each rotation of the log's key, in order."""
+    async def signed(self, log: Log) -> Signed:
+        """Return the latest checkpoint and the keys that were accepted up to it, both of one moment.
+
+        Raises VerificationError when the rows are not such.
+        """
+        async with reading(self._engine, log.log_id) as raw:
+            row = await raw.fetchrow(_SELECT + " ORDER BY size DESC LIMIT 1", log.log_id)
+            return Signed(_stored(row), await _keyring(raw, log))
+
+    async def rotation_notes(self, log_id: int, size: int) -> list[bytes]:
+        """Return the notes that cover the rotations in the tree of a checkpoint of `size` entries, in order."""
         async with reading(self._engine, log_id) as raw:
-            rows = await raw.fetch("SELECT note FROM ledger_rotation WHERE log_id = $1 ORDER BY n", log_id)
+            rows = await raw.fetch(
+                "SELECT note FROM ledger_rotation WHERE log_id = $1 AND idx < $2 ORDER BY n", log_id, size
+            )
         return [row["note"] for row in rows]
 
     async def rotations(self, log_id: int) -> list[StoredRotation]:
@@ -129,34 +143,40 @@ class CheckpointStore:
             )
         return [row["size"] for row in rows]
 
-    async def publish(self, log_id: int, published: Published, rotations: Sequence[Rotation] = ()) -> bool:
-        """Store a signed checkpoint with the rotations that it is the first to cover; False when it is there already.
+    async def publish(
+        self, log_id: int, published: Published, known_rotations: int, rotations: Sequence[Rotation] = ()
+    ) -> bool:
+        """Store a signed checkpoint with the rotations that it is the first to cover, all or nothing.
 
-        One transaction: a key that the covering checkpoint is not stored for signs nothing.
+        known_rotations: how many rotations were stored when the checkpoint's signers were chosen.
+        False, and nothing is stored, when this size is there already or another publisher stored a rotation meanwhile.
         """
-        async with connection(self._engine) as raw, raw.transaction():
-            done = await raw.execute(
-                "INSERT INTO ledger_checkpoint (log_id, size, root, frontier, note, cosigned, witnessed)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-                log_id,
-                published.frontier.size,
-                published.root,
-                published.frontier.serialize(),
-                published.note,
-                published.cosigned,
-                published.witnessed,
-            )
-            for rotation in rotations:
-                await raw.execute(
-                    "INSERT INTO ledger_rotation (log_id, n, idx, public_key, note) VALUES ($1, $2, $3, $4, $5)"
-                    " ON CONFLICT DO NOTHING",
-                    log_id,
-                    rotation.n,
-                    rotation.index,
-                    rotation.public,
-                    published.public,
-                )
-        return str(done).endswith(" 1")
+        async with connection(self._engine) as raw:
+            try:
+                async with raw.transaction():
+                    await raw.execute("SELECT set_config('counterseal.log_id', $1, true)", str(log_id))
+                    done = await raw.execute(
+                        "INSERT INTO ledger_checkpoint (log_id, size, root, frontier, note, cosigned, witnessed)"
+                        " SELECT $1, $2, $3, $4, $5, $6, $7"
+                        " WHERE (SELECT count(*) FROM ledger_rotation WHERE log_id = $1) = $8",
+                        log_id,
+                        published.frontier.size,
+                        published.root,
+                        published.frontier.serialize(),
+                        published.note,
+                        published.cosigned,
+                        published.witnessed,
+                        known_rotations,
+                    )
+                    if not str(done).endswith(" 1"):
+                        return False
+                    await raw.executemany(
+                        "INSERT INTO ledger_rotation (log_id, n, idx, public_key, note) VALUES ($1, $2, $3, $4, $5)",
+                        [(log_id, one.n, one.index, one.public, published.public) for one in rotations],
+                    )
+            except asyncpg.UniqueViolationError:
+                return False
+        return True
 
     async def entries(self, log_id: int, start: int, end: int) -> AsyncIterator[list[bytes]]:
         """Yield the entry bytes from index `start` up to `end` in order, a chunk at a time; stops at a gap."""
@@ -179,6 +199,16 @@ _SELECT = (
     "SELECT size, root, frontier, note, cosigned, witnessed,"
     " (extract(epoch FROM publish_time) * 1000)::bigint AS publish_time_ms FROM ledger_checkpoint WHERE log_id = $1"
 )
+
+
+async def _keyring(raw: Any, log: Log) -> Keyring:
+    rows = await raw.fetch(
+        "SELECT public_key, (extract(epoch FROM publish_time) * 1000)::bigint AS time_ms"
+        " FROM ledger_rotation WHERE log_id = $1 ORDER BY n",
+        log.log_id,
+    )
+    keys = [log.key, *(VerifierKey.make(log.origin, row["public_key"]) for row in rows)]
+    return Keyring(tuple(keys), (0, *(row["time_ms"] for row in rows)))
 
 
 def _stored(row: Any) -> StoredCheckpoint | None:

@@ -59,7 +59,8 @@ class LogFiles:
         for part in parts:
             yield part.below + CHECKPOINT, part.checkpoint.published.public
             yield part.below + VKEY, (part.log.vkey + "\n").encode()
-            for n, note in enumerate(await self.checkpoints.rotation_notes(part.log.log_id), 1):
+            notes = await self.checkpoints.rotation_notes(part.log.log_id, part.checkpoint.size)
+            for n, note in enumerate(notes, 1):
                 yield f"{part.below}rotation/{n}", note
             async for path, content in self._tiles(part.log, part.checkpoint.size):
                 yield part.below + path, content

@@ -94,7 +94,7 @@ class Exporter:
             full = [tile for place in todo for tile in place.tiles if tile.is_full]
         else:
             full = []
-        await self._write_beside(one, folder)
+        await self._write_beside(one, folder, last.size)
         await self._blocking(lambda: folder.publish(last.published.public))
         await self._blocking(lambda: folder.drop_partials(full))
         return last.size
@@ -123,9 +123,9 @@ class Exporter:
                 raise
             log.warning("the export directory waits", extra={"reason": type(error).__name__})
 
-    async def _write_beside(self, one: Log, folder: LogDirectory) -> None:
+    async def _write_beside(self, one: Log, folder: LogDirectory, size: int) -> None:
         """Write what is beside the tiles: the genesis key, the notes of rotations, the way to the shard before."""
-        rotations = await self.checkpoints.rotation_notes(one.log_id)
+        rotations = await self.checkpoints.rotation_notes(one.log_id, size)
         older = await predecessor_of(self.logs, one)
 
         def write() -> None:
