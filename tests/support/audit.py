@@ -356,9 +356,10 @@ async def audit_server(
     witnesses: Witnesses | None = None,
     follow: bool = True,
     metrics: RpcMetrics | None = None,
+    connect: Connect | None = None,
 ) -> AsyncIterator[AuditServer]:
-    """The service as `main` builds it, but for Vault."""
-    async with replica(database, signer) as parts:
+    """The service as `main` builds it, but for Vault. connect: as `replica` takes it."""
+    async with replica(database, signer, connect) as parts:
         parts.publisher.witnesses = witnesses
         authority, signing_key = Authority.create("audit root"), SigningKey.generate()
         public = bytes(signing_key.verify_key)

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -24,6 +26,22 @@ CONNECTION_LOST = (
 )
 """What leaves open whether a statement took effect, or says that the database cannot be had now."""
 
+
+@dataclass(slots=True)
+class _Snapshot:
+    """A transaction that one task holds open for all of its questions; log_id: the log that it names, 0 for none."""
+
+    engine: AsyncEngine
+    raw: Any
+    task: asyncio.Task[Any] | None
+    log_id: int = 0
+
+
+_HELD: ContextVar[_Snapshot | None] = ContextVar("snapshot", default=None)
+
+NAME_LOG = "set_config('counterseal.log_id', ({0})::text, true)"
+"""Names the log whose rows a transaction sees."""
+
 _DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
 
 
@@ -34,7 +52,13 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
     The pool does not see what the driver raises here, so a lost connection is taken out of it by hand: otherwise a
     restart of PostgreSQL would leave a pool of dead ones. So is one whose user was cancelled: BEGIN or ROLLBACK may be
     under way, and whoever had it next would find itself in a transaction that it did not begin, a read-only one even.
+
+    Inside `snapshot` it is that one's connection, which refuses to write.
     """
+    held = _held(engine)
+    if held is not None:
+        yield held.raw
+        return
     async with engine.connect() as borrowed:
         raw: Any = (await borrowed.get_raw_connection()).driver_connection
         if raw.is_closed():
@@ -51,15 +75,66 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
 async def reading(engine: AsyncEngine, log_id: int) -> AsyncIterator[Any]:
     """Borrow a connection inside a transaction that sees one log, no other's rows, and all of it at one moment.
 
-    The log is named for the transaction only: a setting of the session would leak through the pool.
-    Raises LedgerUnavailable when the database cannot be had.
+    The log is named for the transaction only: a setting of the session would leak through the pool. Inside `snapshot`
+    the moment is that one's. Raises LedgerUnavailable when the database cannot be had.
     """
-    try:
-        async with connection(engine) as raw, raw.transaction(isolation="repeatable_read", readonly=True):
-            await raw.execute("SELECT set_config('counterseal.log_id', $1, true)", str(log_id))
+    held = _held(engine)
+    if held is None:
+        async with _moment(engine, log_id) as raw:
             yield raw
+        return
+    if held.log_id != log_id:
+        await held.raw.execute(f"SELECT {NAME_LOG.format('$1::bigint')}", log_id)
+        held.log_id = log_id
+    yield held.raw
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Have every question of this task inside answered as of one moment, over one connection in one transaction.
+
+    One question at a time: another task that is begun inside asks for itself. Nothing that waits for something else
+    than the database belongs inside. Raises LedgerUnavailable when the database cannot be had.
+    """
+    async with _moment(engine) as raw:
+        token = _HELD.set(_Snapshot(engine, raw, asyncio.current_task()))
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def named(engine: AsyncEngine, log_id: int) -> None:
+    """Say that the statement that just ran inside `snapshot` held `NAME_LOG`; elsewhere its effect is over by now."""
+    held = _held(engine)
+    if held is not None:
+        held.log_id = log_id
+
+
+_BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+@asynccontextmanager
+async def _moment(engine: AsyncEngine, log_id: int = 0) -> AsyncIterator[Any]:
+    """Hold a transaction that sees one moment; log_id: the log whose rows it sees, in the same round trip."""
+    try:
+        async with connection(engine) as raw:
+            await raw.execute(f"{_BEGIN}; SELECT {NAME_LOG.format(int(log_id))}" if log_id else _BEGIN)
+            try:
+                yield raw
+            except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
+                raise  # the connection goes with it
+            except BaseException:
+                await raw.execute("ROLLBACK")
+                raise
+            await raw.execute("COMMIT")
     except CONNECTION_LOST as error:
         raise LedgerUnavailable("the ledger's database does not answer") from error
+
+
+def _held(engine: AsyncEngine) -> _Snapshot | None:
+    held = _HELD.get()
+    return held if held is not None and held.engine is engine and held.task is asyncio.current_task() else None
 
 
 async def unsafe_settings(engine: AsyncEngine) -> list[str]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import asyncpg
 
+from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
+from counterseal.ledger.tree import verify_inclusion
 from counterseal_audit.append.engine import Prepared, Step
 from counterseal_audit.append.mac import Head
 from counterseal_audit.append.store import AppendStore
 from counterseal_audit.append.writer import FLUSH_ENTRIES, QUEUE_ENTRIES, LogWriter
-from support.audit import Replica, append, append_one, replica, stored
+from support.audit import Replica, append, append_one, audit_server, replica, stored
 from support.entries import changed
 from support.postgres import FreshDatabase, ServiceDatabase
 from support.requirements import requirement
@@ -52,6 +54,25 @@ async def test_a_batch_is_one_statement_and_hardly_more_rows_than_entries(fresh_
     assert head["n_tup_upd"] >= batches
     assert head["n_tup_hot_upd"] >= 0.95 * head["n_tup_upd"]
     await stored(database)
+
+
+@requirement("ledger:bounded-work")
+async def test_a_proof_is_five_statements_whatever_the_size_of_the_tree(fresh_database: FreshDatabase) -> None:
+    database, counts = fresh_database("audit"), Counter[str]()
+    connect = counting(database, counts)
+    async with audit_server(database, publish=False, follow=False, connect=connect) as server:
+        parts = server.parts
+        await append(parts, [changed(stream=f"plan:{n}") for n in range(700)])
+        log = await parts.log()
+        await parts.publisher._publish(log.bucket, [log])
+        async with server.channel("svc/policy") as channel:
+            stub: Any = reader_pb2_grpc.LedgerReaderServiceStub(channel)
+            for index, tree_size in ((0, 1), (3, 300), (699, 701), (5, 0)):
+                counts.clear()
+                request = reader_pb2.GetInclusionProofRequest(tenant="acme", index=index, tree_size=tree_size)
+                found = await stub.GetInclusionProof(request, timeout=10)
+                verify_inclusion(index, found.tree_size, found.leaf_hash, list(found.path), found.root_hash)
+                assert counts.total() == 5, "begin, the log, its tree, the hashes, commit"
 
 
 class Tries(AppendStore):

@@ -161,7 +161,7 @@ async def test_a_forked_log_is_continued_by_a_shard_that_cites_the_checkpoint_th
         await grow(parts, 2, 2)
         await parts.publisher.publish_once()
         kept = await parts.checkpoints.latest(old.log_id)
-        earlier = await parts.checkpoints.at(old.log_id, 3)
+        earlier = (await parts.checkpoints.tree(old.log_id, 3)).checkpoint
         assert kept is not None
         assert earlier is not None
         frontier = earlier.published.frontier

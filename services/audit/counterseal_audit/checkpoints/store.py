@@ -34,6 +34,14 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
+class Tree:
+    """The tree of some size: how large its log is, and the checkpoint of exactly that size."""
+
+    log_size: int
+    checkpoint: StoredCheckpoint | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRotation:
     """A `key.rotated` entry in its place, and the first note that covers it."""
 
@@ -118,11 +126,16 @@ class CheckpointStore:
             row = await raw.fetchrow(_SELECT + " ORDER BY size DESC LIMIT 1", log_id)
         return _stored(row)
 
-    async def at(self, log_id: int, size: int) -> StoredCheckpoint | None:
-        """Return the checkpoint of exactly this size."""
+    async def tree(self, log_id: int, size: int) -> Tree:
+        """Return how far the log goes, and its checkpoint of exactly this size, if there is one."""
         async with reading(self._engine, log_id) as raw:
-            row = await raw.fetchrow(_SELECT + " AND size = $2", log_id, size)
-        return _stored(row)
+            row = await raw.fetchrow(
+                "SELECT h.size AS log_size, c.* FROM ledger_head h"
+                f" LEFT JOIN LATERAL ({_SELECT} AND size = $2) c ON true WHERE h.log_id = $1",
+                log_id,
+                size,
+            )
+        return Tree(row["log_size"], _stored(row) if row["size"] is not None else None)
 
     async def covering(self, log_id: int, size: int, *, witnessed: bool) -> StoredCheckpoint | None:
         """Return the smallest checkpoint that covers `size` entries; witnessed: one that meets the witness policy."""

@@ -10,12 +10,18 @@ from counterseal.errors import LogForked
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import Frontier
 from counterseal_audit.append.engine import Prepared
-from counterseal_audit.database import connection
+from counterseal_audit.database import NAME_LOG, connection, named
 from counterseal_audit.logs.anchors import bucket_of
 
 _COLUMNS = (
     "log_id, tenant, environment, shard, origin, vkey, bucket,"
     " (extract(epoch FROM create_time) * 1000)::bigint AS create_time_ms"
+)
+
+
+_NEWEST = (
+    f"SELECT one.*, {NAME_LOG.format('one.log_id')} FROM (SELECT {_COLUMNS} FROM ledger_log"
+    " WHERE tenant = $1 AND environment = $2 ORDER BY shard DESC LIMIT 1) one"
 )
 
 
@@ -45,14 +51,18 @@ class LogStore:
         self._engine = engine
 
     async def find(self, tenant: str, environment: str) -> Log | None:
-        """Return the newest shard of a tenant's log, None when nothing was ever appended."""
+        """Return the newest shard of a tenant's log, None when nothing was ever appended.
+
+        Inside a snapshot the log is named by the same statement: its rows are asked for next.
+        """
         async with connection(self._engine) as raw:
-            row = await raw.fetchrow(
-                f"SELECT {_COLUMNS} FROM ledger_log WHERE tenant = $1 AND environment = $2 ORDER BY shard DESC LIMIT 1",
-                tenant,
-                environment,
-            )
-        return None if row is None else _log(row)
+            row = await raw.fetchrow(_NEWEST, tenant, environment)
+        if row is None:
+            return None
+        *columns, _ = row.values()
+        log = Log(*columns)
+        named(self._engine, log.log_id)
+        return log
 
     async def shards(self, tenant: str, environment: str) -> list[Log]:
         """Return all shards of a tenant's log, oldest first."""

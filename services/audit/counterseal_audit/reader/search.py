@@ -84,6 +84,10 @@ class Searcher:
     store: ReaderStore
     keys: PseudonymKeys
 
+    async def prepare(self, log: Log) -> None:
+        """Have the tenant's key at hand, so that no transaction stays open over a call to Vault."""
+        await self.keys.get(log.tenant)
+
     async def query(self, log: Log, request: reader_pb2.SearchEntriesRequest) -> Query:
         """Return what a request means, people and external ids replaced under the tenant's key.
 

@@ -14,7 +14,7 @@ from counterseal.ledger.fields import DIGEST, WORD
 from counterseal.ledger.keyring import claimed
 from counterseal.ledger.places import of_place, place
 from counterseal.ledger.proof import TlogProof
-from counterseal.ledger.tree import consistency_spans, inclusion_spans
+from counterseal.ledger.tree import consistency_spans, inclusion_spans, root_from_inclusion
 from counterseal_audit.append.convert import timestamp
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
@@ -58,12 +58,15 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetEntryResponse:
         """Return one entry by index or event id."""
-        log = await self._log(request.tenant)
-        found = await self._one(log, request)
-        last = await self.checkpoints.latest(log.log_id)
-        return reader_pb2.GetEntryResponse(
-            entry=_entry(found, log.shard), size=await self.store.size(log.log_id), signed_size=last.size if last else 0
-        )
+        async with self.store.snapshot():
+            log = await self._log(request.tenant)
+            found = await self._one(log, request)
+            last = await self.checkpoints.latest(log.log_id)
+            return reader_pb2.GetEntryResponse(
+                entry=_entry(found, log.shard),
+                size=await self.store.size(log.log_id),
+                signed_size=last.size if last else 0,
+            )
 
     async def ListEntries(  # noqa: N802
         self,
@@ -76,8 +79,9 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         if request.page_token:
             start = max(start, _page_token(request.page_token))
         count = _page_size(request.page_size)
-        size = await self.store.size(log.log_id)
-        rows = _within(await self._list(log, request, start, count))
+        async with self.store.snapshot():
+            size = await self.store.size(log.log_id)
+            rows = _within(await self._list(log, request, start, count))
         more = bool(rows) and rows[-1].index + 1 < size
         return reader_pb2.ListEntriesResponse(
             entries=[_entry(row, log.shard) for row in rows],
@@ -119,10 +123,13 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetTraceResponse:
         """Return everything about one action, proven in each log's latest checkpoint as far as that covers it."""
-        found = await self.searcher.gather(await self._shards(request.tenant), request)
-        if not found.entries:
-            raise NotFound("the ledger holds nothing about this")
-        *older, newest = [await self._traced(one, found) for one in found.coverage]
+        shards = await self._shards(request.tenant)
+        await self.searcher.prepare(shards[-1])
+        async with self.store.snapshot():
+            found = await self.searcher.gather(shards, request)
+            if not found.entries:
+                raise NotFound("the ledger holds nothing about this")
+            *older, newest = [await self._traced(one, found) for one in found.coverage]
         return reader_pb2.GetTraceResponse(
             entries=newest.entries,
             indexed_size=newest.indexed_size,
@@ -185,15 +192,16 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetCheckpointResponse:
         """Return the latest signed checkpoint."""
-        log = await self._log(request.tenant)
-        last = await self._latest(log)
-        return reader_pb2.GetCheckpointResponse(
-            checkpoint=last.published.note,
-            vkey=log.vkey,
-            size=last.size,
-            publish_time=timestamp(last.publish_time_ms),
-            log_size=await self.store.size(log.log_id),
-        )
+        async with self.store.snapshot():
+            log = await self._log(request.tenant)
+            last = await self._latest(log)
+            return reader_pb2.GetCheckpointResponse(
+                checkpoint=last.published.note,
+                vkey=log.vkey,
+                size=last.size,
+                publish_time=timestamp(last.publish_time_ms),
+                log_size=await self.store.size(log.log_id),
+            )
 
     async def GetInclusionProof(  # noqa: N802
         self,
@@ -201,21 +209,22 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetInclusionProofResponse:
         """Prove that an entry is in a tree of a size."""
-        log = await self._log(request.tenant)
-        size, checkpoint = await self._tree(log, request.tree_size)
         index = _index(request.index, "index")
-        if index >= size:
-            raise InputInvalid(f"index: the tree of size {size} has no entry {index}")
-        spans = inclusion_spans(index, size)
-        wanted = [*engine.ranges_for([*spans, *engine.whole(size)]), (0, index, 1)]
-        hashes = await self.store.hashes(log.log_id, wanted)
+        async with self.store.snapshot():
+            log = await self._log(request.tenant)
+            size, checkpoint = await self._tree(log, request.tree_size)
+            if index >= size:
+                raise InputInvalid(f"index: the tree of size {size} has no entry {index}")
+            spans = inclusion_spans(index, size)
+            hashes = await self.store.hashes(log.log_id, [*engine.ranges_for(spans), (0, index, 1)])
         path = engine.roots_of(spans, hashes)
+        leaf = hashes[0, index]
         proof = TlogProof(index, tuple(path), checkpoint.published.note).serialize() if checkpoint else b""
         return reader_pb2.GetInclusionProofResponse(
             tree_size=size,
             path=path,
-            leaf_hash=hashes[0, index],
-            root_hash=engine.root_of(size, hashes),
+            leaf_hash=leaf,
+            root_hash=root_from_inclusion(index, size, leaf, path),
             tlog_proof=proof,
         )
 
@@ -225,14 +234,15 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
-        log = await self._log(request.tenant)
-        to_size, _ = await self._tree(log, request.to_size)
-        from_size = request.from_size
-        if not 1 <= from_size <= to_size:
-            raise InputInvalid(f"from_size: expected 1 to {to_size}")
-        spans = consistency_spans(from_size, to_size)
-        everything = [*spans, *engine.whole(from_size), *engine.whole(to_size)]
-        hashes = await self.store.hashes(log.log_id, engine.ranges_for(everything))
+        async with self.store.snapshot():
+            log = await self._log(request.tenant)
+            to_size, _ = await self._tree(log, request.to_size)
+            from_size = request.from_size
+            if not 1 <= from_size <= to_size:
+                raise InputInvalid(f"from_size: expected 1 to {to_size}")
+            spans = consistency_spans(from_size, to_size)
+            everything = [*spans, *engine.whole(from_size), *engine.whole(to_size)]
+            hashes = await self.store.hashes(log.log_id, engine.ranges_for(everything))
         return reader_pb2.GetConsistencyProofResponse(
             to_size=to_size,
             path=engine.roots_of(spans, hashes),
@@ -409,9 +419,10 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         if size == 0:
             last = await self._latest(log)
             return last.size, last
-        if not 1 <= size <= await self.store.size(log.log_id):
+        tree = await self.checkpoints.tree(log.log_id, max(size, 0))
+        if not 1 <= size <= tree.log_size:
             raise InputInvalid(f"the log has no tree of size {size}")
-        return size, await self.checkpoints.at(log.log_id, size)
+        return size, tree.checkpoint
 
     async def _growth(self, log: Log | None) -> None:
         """Wait until this process appended to the log, or a moment: another replica may have."""
