@@ -64,6 +64,7 @@ from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.trees import Trees
 from counterseal_audit.retention.assembly import Retention
 from counterseal_audit.retention.assembly import assemble as retention_parts
 from counterseal_audit.second_person import SecondPerson
@@ -378,9 +379,11 @@ async def audit_server(
             metrics=metrics or RpcMetrics(),
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
+        trees = Trees(parts.reader)
         reader = ReaderServicer(
             parts.logs,
             parts.reader,
+            trees,
             parts.checkpoints,
             parts.ledger,
             parts.retention.discloser,
@@ -389,7 +392,7 @@ async def audit_server(
             stopping,
         )
         has_witnesses = parts.publisher.witnesses is not None
-        cover = Cover(parts.demand, parts.checkpoints, parts.reader, has_witnesses=has_witnesses)
+        cover = Cover(parts.demand, parts.checkpoints, trees, has_witnesses=has_witnesses)
         server = Server(
             ServerConfig(listen="127.0.0.1:0", drain_seconds=2),
             interceptor,

@@ -37,6 +37,7 @@ from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.trees import Trees
 from counterseal_audit.retention import reapply
 from counterseal_audit.retention.assembly import assemble
 from counterseal_audit.second_person import SecondPerson
@@ -118,12 +119,13 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     searcher = Searcher(projection, entries, pseudonyms)
     operators = frozenset(config.operator_roles)
     recorder = ExportRecorder(logs, entries, ledger, pseudonyms, rt.clock, rt.new_id)
+    trees = Trees(entries)
     reader = ReaderServicer(
-        logs, entries, checkpoints, ledger, retention.discloser, searcher, recorder, rt.stopping, operators
+        logs, entries, trees, checkpoints, ledger, retention.discloser, searcher, recorder, rt.stopping, operators
     )
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     store = AppendStore(rt.engine)
-    cover = Cover(demand, checkpoints, entries, has_witnesses=cosigners is not None)
+    cover = Cover(demand, checkpoints, trees, has_witnesses=cosigners is not None)
     operations = Operations(logs, checkpoints, ledger, publisher, anchors, signer, rt.clock, rt.new_id)
     admin = LedgerAdminServicer(
         operations,
@@ -164,7 +166,7 @@ def witnesses_of(rt: Runtime, config: AuditConfig) -> "Cosigners | None":
 
     return Cosigners(
         policy,
-        prover(ReaderStore(rt.engine)),
+        prover(Trees(ReaderStore(rt.engine))),
         required_for=config.witnesses.required_for,
         timeout_seconds=config.witnesses.timeout_ms / 1000,
         context=config.witnesses.context(),

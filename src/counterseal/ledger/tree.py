@@ -27,6 +27,12 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return _sha256(b"\x01" + left + right).digest()
 
 
+def node_hashes(joined: bytes) -> bytes:
+    """Return the nodes above consecutive hashes of one level, joined as they are; an odd last hash has none yet."""
+    pairs = range(0, len(joined) - 2 * HASH_SIZE + 1, 2 * HASH_SIZE)
+    return b"".join([_sha256(b"\x01" + joined[at : at + 2 * HASH_SIZE]).digest() for at in pairs])
+
+
 def perfect_root(hashes: Sequence[bytes]) -> bytes:
     """Return the root of a perfect subtree whose nodes at one level are `hashes`; their count is a power of two."""
     level = list(hashes)

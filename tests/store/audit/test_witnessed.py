@@ -12,6 +12,7 @@ from counterseal.clock import system_clock
 from counterseal.ledger import policy as policies
 from counterseal.ledger.note import VerifierKey
 from counterseal_audit.checkpoints.store import StoredCheckpoint
+from counterseal_audit.reader.trees import Trees
 from counterseal_audit.witnesses.cosigners import Cosigners, prover
 from support.audit import Replica, replica
 from support.entries import changed
@@ -56,7 +57,7 @@ async def test_heads_are_stored_with_the_cosignatures_of_a_quorum(
         async with serving(tmp_path, "w1", key) as (url1, w1), serving(tmp_path, "w2", key) as (url2, w2):
             text = f"witness A {w1.vkey} {url1}\nwitness B {w2.vkey} {url2}\ngroup Q all A B\nquorum Q\n"
             policy = policies.parse(text.encode())
-            cosigners = Cosigners(policy, prover(parts.reader), timeout_seconds=60)
+            cosigners = Cosigners(policy, prover(Trees(parts.reader)), timeout_seconds=60)
             parts.publisher.witnesses = cosigners
             try:
                 for start, count in ((1, 3), (4, 300), (304, 500)):
@@ -84,7 +85,7 @@ async def test_without_a_quorum_a_head_is_held_back_or_published_as_its_class_de
             text = f"witness A {w1.vkey} {url}\nwitness B {lost.vkey} http://127.0.0.1:1\ngroup Q all A B\nquorum Q\n"
             policy = policies.parse(text.encode())
             for required, size in ((("tenant",), None), (("system",), 4)):
-                cosigners = Cosigners(policy, prover(parts.reader), required_for=required, timeout_seconds=60)
+                cosigners = Cosigners(policy, prover(Trees(parts.reader)), required_for=required, timeout_seconds=60)
                 parts.publisher.witnesses = cosigners
                 try:
                     await parts.publisher.publish_once()

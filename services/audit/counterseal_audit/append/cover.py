@@ -9,11 +9,9 @@ from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.errors import InputInvalid
 from counterseal.ledger import entry as entries
 from counterseal.ledger.proof import TlogProof
-from counterseal.ledger.tree import Span, inclusion_spans
 from counterseal_audit.checkpoints.demand import Demand
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
-from counterseal_audit.reader import engine
-from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.trees import Trees
 
 DURABLE = ledger_pb2.APPEND_MODE_DURABLE
 WITNESSED = ledger_pb2.APPEND_MODE_WITNESSED
@@ -36,12 +34,10 @@ class Wanted:
 class Cover:
     """Checkpoints for those who wait for them."""
 
-    def __init__(
-        self, demand: Demand, checkpoints: CheckpointStore, reader: ReaderStore, *, has_witnesses: bool
-    ) -> None:
+    def __init__(self, demand: Demand, checkpoints: CheckpointStore, trees: Trees, *, has_witnesses: bool) -> None:
         self._demand = demand
         self._checkpoints = checkpoints
-        self._reader = reader
+        self._trees = trees
         self._has_witnesses = has_witnesses
 
     def check_mode(self, mode: int) -> int:
@@ -66,12 +62,10 @@ class Cover:
         made = []
         for start in range(0, len(wanted), _PROOFS_AT_ONCE):
             some = wanted[start : start + _PROOFS_AT_ONCE]
-            spans: list[list[Span]] = [inclusion_spans(one.index, checkpoint.size) for one in some]
-            ranges = set(engine.ranges_for(span for each in spans for span in each))
-            hashes = await self._reader.hashes(log_id, sorted(ranges))
-            for one, each in zip(some, spans, strict=True):
+            paths = await self._trees.paths(log_id, [(one.index, checkpoint.size) for one in some])
+            for one in some:
                 extra = entries.encode({"disclosures": list(one.disclosures)}) if one.disclosures else None
-                path = tuple(engine.roots_of(each, hashes))
+                path = tuple(paths[one.index, checkpoint.size])
                 made.append(TlogProof(one.index, path, checkpoint.published.public, extra).serialize())
         return made
 

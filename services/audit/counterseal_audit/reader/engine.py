@@ -1,34 +1,60 @@
-"""Proofs from stored hashes: which rows a proof needs, and the proof once they are there.
+"""Roots of spans of a tree, out of its tiles: whatever a proof is made of.
 
-A perfect subtree of height h is made of 2^(h mod 8) consecutive hashes of tile level h // 8, so a proof needs at most
-255 rows per level, whatever the size of the tree.
+A tile is up to 256 consecutive hashes of one level; level L's hashes are the roots of 256^L leaves each. A perfect
+subtree of height h lies above 2^(h mod 8) consecutive hashes of level h // 8, all in one tile, so a proof needs a tile
+per level, and a second one where the tree ends, whatever its size.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from counterseal.errors import InternalError
-from counterseal.ledger.tiles import HEIGHT
-from counterseal.ledger.tree import EMPTY_ROOT, Span, perfect_root
+from counterseal.ledger.tiles import HEIGHT, WIDTH
+from counterseal.ledger.tree import EMPTY_ROOT, HASH_SIZE, Span, node_hashes
 
-Hashes = Mapping[tuple[int, int], bytes]
-
-
-def ranges_for(spans: Iterable[Span]) -> list[tuple[int, int, int]]:
-    """Return the ranges (tile level, first hash, count) that the spans' hashes are made of."""
-    return [_range(height, index) for span in spans for height, index in span.perfect_parts()]
+Place = tuple[int, int]
+"""Level, and the number of the tile in it."""
 
 
-def roots_of(spans: Sequence[Span], hashes: Hashes, known: dict[tuple[int, int], bytes] | None = None) -> list[bytes]:
-    """Return the hash of each span. Raises InternalError when a row is missing.
+@dataclass(frozen=True, slots=True)
+class TileTree:
+    """A tile's hashes and every full node above them: `rows[r]` holds, joined, the nodes r levels above the hashes."""
 
-    known: subtrees by (height, index) that were computed before; proofs of neighbours share most of theirs.
-    """
-    done = known if known is not None else {}
+    rows: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, joined: bytes) -> "TileTree":
+        """Hash up from a tile's hashes, joined; nodes whose right half is not there are left out."""
+        rows = [joined]
+        while len(rows[-1]) >= 2 * HASH_SIZE:
+            rows.append(node_hashes(rows[-1]))
+        return cls(tuple(rows))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the tile will never change."""
+        return len(self.rows[0]) == WIDTH * HASH_SIZE
+
+    def node(self, above: int, at: int) -> bytes:
+        """Return the `at`-th node so many levels above the tile's hashes. Raises InternalError when it is not there."""
+        node = self.rows[above][at * HASH_SIZE : (at + 1) * HASH_SIZE] if above < len(self.rows) else b""
+        if len(node) != HASH_SIZE:
+            raise InternalError("a stored hash is missing")
+        return node
+
+
+def places_of(spans: Iterable[Span]) -> set[Place]:
+    """Return the tiles that the spans' roots are made of."""
+    return {_place(height, index) for span in spans for height, index in span.perfect_parts()}
+
+
+def roots_of(spans: Iterable[Span], tiles: Mapping[Place, TileTree]) -> list[bytes]:
+    """Return the root of each span. Raises InternalError when a hash is missing."""
 
     def subtree(height: int, index: int) -> bytes:
-        if (height, index) not in done:
-            done[height, index] = _subtree(height, index, hashes)
-        return done[height, index]
+        level, tile = _place(height, index)
+        above = height % HEIGHT
+        return tiles[level, tile].node(above, index - (tile << (HEIGHT - above)))
 
     return [span.root(subtree) for span in spans]
 
@@ -38,19 +64,11 @@ def whole(size: int) -> list[Span]:
     return [Span(0, size)] if size else []
 
 
-def root_of(size: int, hashes: Hashes) -> bytes:
-    """Return the root of the first `size` leaves."""
-    return roots_of(whole(size), hashes)[0] if size else EMPTY_ROOT
+def root_of(roots: Sequence[bytes]) -> bytes:
+    """Return the root of a whole tree from the roots of `whole`."""
+    return roots[0] if roots else EMPTY_ROOT
 
 
-def _range(height: int, index: int) -> tuple[int, int, int]:
-    level, rest = divmod(height, HEIGHT)
-    return level, index << rest, 1 << rest
-
-
-def _subtree(height: int, index: int, hashes: Hashes) -> bytes:
-    level, start, count = _range(height, index)
-    try:
-        return perfect_root([hashes[level, start + offset] for offset in range(count)])
-    except KeyError:
-        raise InternalError("a stored hash is missing", level=level, start=start) from None
+def _place(height: int, index: int) -> Place:
+    level, above = divmod(height, HEIGHT)
+    return level, index >> (HEIGHT - above)

@@ -7,6 +7,7 @@ from counterseal.errors import InternalError
 from counterseal.ledger import tiles
 from counterseal.ledger.checkpoint import Checkpoint
 from counterseal.ledger.tiles import CHECKPOINT, VKEY, WIDTH
+from counterseal.ledger.tree import HASH_SIZE
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.reader.store import ReaderStore
@@ -69,8 +70,10 @@ class LogFiles:
         for tile in tiles.tiles_of(size):
             if tile.level:
                 start = tile.index * WIDTH
-                found = await self.store.hashes(log.log_id, [(tile.level, start, tile.width)])
-                yield tile.path, b"".join(found[tile.level, start + n] for n in range(tile.width))
+                (joined,) = await self.store.runs(log.log_id, [(tile.level, start, tile.width)])
+                if len(joined) != tile.width * HASH_SIZE:
+                    raise InternalError("a stored hash is missing", level=tile.level, start=start)
+                yield tile.path, joined
         for bundle in tiles.bundles_of(size):
             rows = await self.store.page(log.log_id, bundle.index * WIDTH, bundle.width)
             if len(rows) != bundle.width:

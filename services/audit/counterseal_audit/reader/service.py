@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,18 @@ from counterseal.ledger.fields import DIGEST, WORD
 from counterseal.ledger.keyring import claimed
 from counterseal.ledger.places import of_place, place
 from counterseal.ledger.proof import TlogProof
-from counterseal.ledger.tree import consistency_spans, inclusion_spans, root_from_inclusion
+from counterseal.ledger.tree import Span, consistency_spans, inclusion_spans, root_from_inclusion
 from counterseal_audit.append.convert import timestamp
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.disclosing import Discloser
 from counterseal_audit.projection.engine import Field, Query
-from counterseal_audit.reader import engine
 from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Coverage, Searcher, Spanned
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
+from counterseal_audit.reader.trees import Trees
 
 READ_SCOPE = "audit.read"
 DEFAULT_PAGE = 100
@@ -44,6 +44,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
 
     logs: LogStore
     store: ReaderStore
+    trees: Trees
     checkpoints: CheckpointStore
     ledger: Ledger
     discloser: Discloser
@@ -215,10 +216,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             size, checkpoint = await self._tree(log, request.tree_size)
             if index >= size:
                 raise InputInvalid(f"index: the tree of size {size} has no entry {index}")
-            spans = inclusion_spans(index, size)
-            hashes = await self.store.hashes(log.log_id, [*engine.ranges_for(spans), (0, index, 1)])
-        path = engine.roots_of(spans, hashes)
-        leaf = hashes[0, index]
+            leaf, *path = await self.trees.roots(log.log_id, [Span(index, index + 1), *inclusion_spans(index, size)])
         proof = TlogProof(index, tuple(path), checkpoint.published.note).serialize() if checkpoint else b""
         return reader_pb2.GetInclusionProofResponse(
             tree_size=size,
@@ -240,14 +238,10 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             from_size = request.from_size
             if not 1 <= from_size <= to_size:
                 raise InputInvalid(f"from_size: expected 1 to {to_size}")
-            spans = consistency_spans(from_size, to_size)
-            everything = [*spans, *engine.whole(from_size), *engine.whole(to_size)]
-            hashes = await self.store.hashes(log.log_id, engine.ranges_for(everything))
+            spans = [Span(0, from_size), Span(0, to_size), *consistency_spans(from_size, to_size)]
+            from_root, to_root, *path = await self.trees.roots(log.log_id, spans)
         return reader_pb2.GetConsistencyProofResponse(
-            to_size=to_size,
-            path=engine.roots_of(spans, hashes),
-            from_root_hash=engine.root_of(from_size, hashes),
-            to_root_hash=engine.root_of(to_size, hashes),
+            to_size=to_size, path=path, from_root_hash=from_root, to_root_hash=to_root
         )
 
     async def ExportLog(  # noqa: N802
@@ -313,7 +307,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         # Read after the checkpoint: the rotations to every key that signed it are stored by then.
         rotations = [(turn, claimed(turn.note).size) for turn in await self.checkpoints.rotations(log.log_id)]
         leaves = [(row.index, size) for row in rows] + [(turn.index, covering) for turn, covering in rotations]
-        paths = await self._paths(log, leaves)
+        paths = await self.trees.paths(log.log_id, [leaf for leaf in leaves if leaf[0] < leaf[1]])
         return reader_pb2.ShardTrace(
             shard=log.shard,
             entries=[
@@ -330,14 +324,6 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
                 for turn, covering in rotations
             ],
         )
-
-    async def _paths(self, log: Log, leaves: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[bytes]]:
-        """Return the audit path by (index, tree size), where the tree holds the leaf; hashes are read once for all."""
-        spans = {(index, size): inclusion_spans(index, size) for index, size in leaves if index < size}
-        ranges = {one for many in spans.values() for one in engine.ranges_for(many)}
-        hashes = await self.store.hashes(log.log_id, sorted(ranges)) if ranges else {}
-        known: dict[tuple[int, int], bytes] = {}
-        return {leaf: engine.roots_of(many, hashes, known) for leaf, many in spans.items()}
 
     async def DiscloseEntry(  # noqa: N802
         self,
@@ -376,10 +362,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         last = await self.checkpoints.latest(log.log_id)
         if last is None or index >= last.size:
             return b""
-        spans = inclusion_spans(index, last.size)
-        hashes = await self.store.hashes(log.log_id, engine.ranges_for(spans))
-        path = tuple(engine.roots_of(spans, hashes))
-        return TlogProof(index, path, last.published.note).serialize()
+        (path,) = (await self.trees.paths(log.log_id, [(index, last.size)])).values()
+        return TlogProof(index, tuple(path), last.published.note).serialize()
 
     async def _log(self, tenant: str) -> Log:
         log = await self._find(tenant)

@@ -1,12 +1,13 @@
 """What readers read: entries and hashes of one log, nothing of another (row-level security)."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from counterseal.errors import InternalError
 from counterseal.ledger.tree import HASH_SIZE
 from counterseal_audit.database import connection, reading, snapshot
 
@@ -20,17 +21,23 @@ class StoredEntry:
     leaf_hash: bytes
 
 
-LEAVES = (
-    "SELECT array_agg(idx ORDER BY idx), string_agg(leaf_hash, '' ORDER BY idx) FROM ledger_entry"
-    " WHERE log_id = $1 AND idx = ANY(${0}::bigint[]) AND idx >= ${1} AND idx <= ${2}"
-)
-NODES = (
-    "SELECT array_agg(n ORDER BY n), string_agg(hash, '' ORDER BY n) FROM ledger_node"
-    " WHERE log_id = $1 AND level = {level}::smallint AND n = ANY(${0}::bigint[]) AND n >= ${1} AND n <= ${2}"
-)
+RUNS = """
+SELECT r.last, r.hashes
+  FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS w(level, first, past, number), LATERAL (
+    SELECT max(at) AS last, string_agg(hash, '' ORDER BY at) AS hashes FROM (
+      (SELECT e.idx AS at, e.leaf_hash AS hash FROM ledger_entry e
+        WHERE w.level = 0 AND e.log_id = $1 AND e.idx >= w.first AND e.idx < w.past ORDER BY e.idx LIMIT 256)
+      UNION ALL
+      (SELECT n.n, n.hash FROM ledger_node n
+        WHERE w.level > 0 AND n.log_id = $1 AND n.level = w.level AND n.n >= w.first AND n.n < w.past
+        ORDER BY n.n LIMIT 256)
+    ) one
+  ) r ORDER BY w.number
+"""
+"""The limits are for the planner: it cannot see how short a run is, and would compile the statement first."""
 
-Range = tuple[int, int, int]
-"""Tile level, first hash, number of hashes."""
+Run = tuple[int, int, int]
+"""Tile level, first hash, number of hashes (at most 256)."""
 
 
 class ReaderStore:
@@ -79,39 +86,28 @@ class ReaderStore:
             )
         return [_entry(row) for row in rows]
 
-    async def hashes(self, log_id: int, ranges: Sequence[Range]) -> dict[tuple[int, int], bytes]:
-        """Return hashes by (tile level, position), for every range that is asked for.
+    async def runs(self, log_id: int, runs: Sequence[Run]) -> list[bytes]:
+        """Return the hashes of each run, joined; fewer where the level ends. Raises InternalError at a gap.
 
-        Positions are asked for one by one: under row-level security a bound that is computed in the statement
-        (`start + n`) may not use the index, as addition is not leakproof, and the rest of the log would be read for
-        every range. The outer bounds are for a planner without statistics. The hashes of a level come as one value:
-        as rows they cost three times as much to take apart as to hash.
+        The bounds are passed, not computed in the statement: under row-level security only leakproof conditions use the
+        index, addition is none, and the rest of the log would be read for every run. A run comes as one value: as rows
+        its hashes cost more to take apart than to hash.
         """
-        wanted: dict[int, set[int]] = {}
-        for level, start, count in ranges:
-            wanted.setdefault(level, set()).update(range(start, start + count))
-        if not wanted:
-            return {}
-        statement, arguments = _statement(log_id, wanted)
         async with reading(self._engine, log_id) as raw:
-            rows = await raw.fetch(statement, *arguments)
-        found: dict[tuple[int, int], bytes] = {}
-        for level, (positions, joined) in zip(sorted(wanted), rows, strict=True):
-            for n, at in enumerate(positions or ()):
-                found[level, at] = joined[n * HASH_SIZE : (n + 1) * HASH_SIZE]
+            rows = await raw.fetch(
+                RUNS,
+                log_id,
+                [level for level, _, _ in runs],
+                [first for _, first, _ in runs],
+                [first + count for _, first, count in runs],
+            )
+        found: list[bytes] = []
+        for (level, first, _), (last, hashes) in zip(runs, rows, strict=True):
+            joined: bytes = hashes or b""
+            if joined and len(joined) != (last - first + 1) * HASH_SIZE:
+                raise InternalError("a stored hash is missing", level=level, start=first)
+            found.append(joined)
         return found
-
-
-def _statement(log_id: int, wanted: Mapping[int, set[int]]) -> tuple[str, list[Any]]:
-    """Return one statement for the hashes of all levels; its text depends on the levels alone."""
-    parts: list[str] = []
-    arguments: list[Any] = [log_id]
-    for level, positions in sorted(wanted.items()):
-        at = sorted(positions)
-        first = len(arguments) + 1
-        parts.append((NODES if level else LEAVES).format(first, first + 1, first + 2, level=level))
-        arguments += [at, at[0], at[-1]]
-    return " UNION ALL ".join(parts), arguments
 
 
 def _entry(row: Any) -> StoredEntry:

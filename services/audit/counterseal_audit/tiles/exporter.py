@@ -16,14 +16,14 @@ from counterseal.errors import InternalError, ServiceError
 from counterseal.ledger import tiles
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.tiles import VKEY, WIDTH
-from counterseal.ledger.tree import leaf_hash
+from counterseal.ledger.tree import HASH_SIZE, leaf_hash
 from counterseal_audit.checkpoints.engine import Published
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.database import CONNECTION_LOST
 from counterseal_audit.logs.store import Log, LogStore
-from counterseal_audit.reader import engine as proofs
 from counterseal_audit.reader.export import PREDECESSOR, predecessor_of
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.trees import Trees
 from counterseal_audit.tiles import engine
 from counterseal_audit.tiles.directory import LogDirectory
 from counterseal_audit.tiles.engine import Place
@@ -50,8 +50,13 @@ class Exporter:
     store: ReaderStore
     environment: str
     disk: Executor
+    trees: Trees = field(init=False)
     _due: dict[int, Log] = field(default_factory=dict)
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        """Remember no tile: what is compared with the signed root is what is stored now, and written next."""
+        self.trees = Trees(self.store, remembered=0)
 
     async def on_published(self, one: Log, _published: Published) -> None:
         """Take note that a log has a new checkpoint; nothing is written here."""
@@ -138,8 +143,7 @@ class Exporter:
         await self._blocking(write)
 
     async def _check_root(self, one: Log, size: int, root: bytes) -> None:
-        hashes = await self.store.hashes(one.log_id, proofs.ranges_for(proofs.whole(size)))
-        if proofs.root_of(size, hashes) != root:
+        if await self.trees.root(one.log_id, size) != root:
             raise VerificationError(f"the stored tree of {size} entries is not the signed one", kind="forked")
 
     async def _write(self, one: Log, folder: LogDirectory, place: Place) -> None:
@@ -151,10 +155,10 @@ class Exporter:
                 raise VerificationError(f"entries from {start} on are not those of the tree", kind="forked")
             parts = [tiles.bundle([row.entry]) for row in rows]
         else:
-            found = await self.store.hashes(one.log_id, [(place.level, start, widest)])
-            if len(found) != widest:
+            (joined,) = await self.store.runs(one.log_id, [(place.level, start, widest)])
+            if len(joined) != widest * HASH_SIZE:
                 raise VerificationError(f"hashes of level {place.level} from {start} on are missing", kind="forked")
-            parts = [found[place.level, start + n] for n in range(widest)]
+            parts = [joined[at : at + HASH_SIZE] for at in range(0, len(joined), HASH_SIZE)]
 
         def write() -> None:
             for tile in place.tiles:

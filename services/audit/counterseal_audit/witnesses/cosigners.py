@@ -14,8 +14,7 @@ from counterseal.ledger.policy import Policy
 from counterseal.ledger.tree import consistency_spans
 from counterseal_audit.checkpoints.seams import CosignedNote
 from counterseal_audit.logs.store import Log
-from counterseal_audit.reader import engine
-from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.trees import Trees
 from counterseal_audit.witnesses.client import NotCosigned, WitnessClient, first_suffices
 from counterseal_audit.witnesses.config import class_of
 
@@ -27,12 +26,11 @@ ProveLog = Callable[[Log, int, int], Awaitable[Sequence[bytes]]]
 log = logging.getLogger("counterseal.audit.witnesses")
 
 
-def prover(store: ReaderStore) -> ProveLog:
+def prover(trees: Trees) -> ProveLog:
     """Return what makes a log's consistency proofs from its stored hashes."""
 
     async def prove(one: Log, old: int, new: int) -> Sequence[bytes]:
-        spans = consistency_spans(old, new)
-        return engine.roots_of(spans, await store.hashes(one.log_id, engine.ranges_for(spans)))
+        return await trees.roots(one.log_id, consistency_spans(old, new))
 
     return prove
 

@@ -1,0 +1,145 @@
+"""Proofs out of tiles are the proofs out of all leaves, wherever the tree ends."""
+
+import hashlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterseal.errors import InternalError
+from counterseal.ledger.tree import (
+    EMPTY_ROOT,
+    HASH_SIZE,
+    Frontier,
+    Span,
+    consistency_path,
+    consistency_spans,
+    inclusion_path,
+    inclusion_spans,
+    node_hash,
+    node_hashes,
+    root_of,
+)
+from counterseal_audit.reader import engine
+from counterseal_audit.reader.engine import Place, TileTree
+from counterseal_audit.reader.trees import Trees
+
+MOST = 66_000
+LEAVES = [hashlib.sha256(n.to_bytes(4)).digest() for n in range(MOST)]
+LEVELS: list[list[bytes]] = [LEAVES, [], []]
+
+
+def keep(height: int, _index: int, node: bytes) -> None:
+    if height in (8, 16):
+        LEVELS[height // 8].append(node)
+
+
+Frontier().extend(LEAVES, keep)
+
+
+def tiles_for(spans: list[Span], stored: int) -> dict[Place, TileTree]:
+    """The tiles as a store would have them whose log has `stored` entries."""
+    found = {}
+    for level, number in engine.places_of(spans):
+        row = LEVELS[level][: stored >> (8 * level)]
+        found[level, number] = TileTree.of(b"".join(row[number * 256 : number * 256 + 256]))
+    return found
+
+
+def roots(spans: list[Span], stored: int) -> list[bytes]:
+    return engine.roots_of(spans, tiles_for(spans, stored))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 255, 256, 257, 511, 512, 513, 700])
+def test_every_proof_in_a_tree_is_that_of_its_leaves(size: int) -> None:
+    for index in range(size):
+        assert roots(inclusion_spans(index, size), 700) == inclusion_path(index, LEAVES[:size])
+    for old in range(1, size + 1):
+        assert roots(consistency_spans(old, size), size) == consistency_path(old, LEAVES[:size])
+    assert engine.root_of(roots(engine.whole(size), size)) == root_of(LEAVES[:size])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(65_530, MOST), st.data())
+def test_so_is_one_in_a_tree_of_three_levels(size: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    assert roots(inclusion_spans(index, size), MOST) == inclusion_path(index, LEAVES[:size])
+    assert len(engine.places_of(inclusion_spans(index, size))) <= 6, "a tile per level, and one where the tree ends"
+
+
+def test_the_empty_tree_needs_no_tile() -> None:
+    assert engine.whole(0) == []
+    assert engine.root_of([]) == EMPTY_ROOT
+
+
+@pytest.mark.parametrize("stored", [0, 3, 100, 255])
+def test_a_missing_hash_is_said_and_nothing_is_made_up(stored: int) -> None:
+    with pytest.raises(InternalError, match="missing"):
+        engine.roots_of([Span(0, 256)], {(1, 0): TileTree.of(b"")})
+    with pytest.raises(InternalError, match="missing"):
+        roots(inclusion_spans(0, 256), stored)
+
+
+def test_only_a_tile_of_256_hashes_is_full() -> None:
+    joined = b"".join(LEAVES[:257])
+    assert [TileTree.of(joined[: n * HASH_SIZE]).is_full for n in (0, 1, 255, 256)] == [False, False, False, True]
+
+
+@given(st.integers(0, 9))
+def test_the_nodes_above_a_row_are_those_of_its_pairs(count: int) -> None:
+    pairs = [node_hash(LEAVES[n], LEAVES[n + 1]) for n in range(0, count - 1, 2)]
+    assert node_hashes(b"".join(LEAVES[:count])) == b"".join(pairs)
+
+
+class Rows:
+    """A store that counts how many tiles it is asked for."""
+
+    def __init__(self) -> None:
+        self.stored = MOST
+        self.read = 0
+
+    async def runs(self, _log_id: int, runs: list[tuple[int, int, int]]) -> list[bytes]:
+        self.read += len(runs)
+        rows = {level: LEVELS[level][: self.stored >> (8 * level)] for level, _, _ in runs}
+        return [b"".join(rows[level][first : first + count]) for level, first, count in runs]
+
+
+def trees(remembered: int) -> tuple[Trees, Rows]:
+    rows: Any = Rows()
+    return Trees(rows, remembered), rows
+
+
+async def test_a_full_tile_is_read_once_and_one_that_grows_every_time() -> None:
+    some, rows = trees(8)
+    rows.stored = 300
+    path = (await some.paths(1, [(3, 300)]))[3, 300]
+    assert path == inclusion_path(3, LEAVES[:300])
+    assert rows.read == 2
+    rows.stored = 301
+    assert (await some.paths(1, [(9, 301)]))[9, 301] == inclusion_path(9, LEAVES[:301])
+    assert rows.read == 3, "the tile of the last 45 leaves alone"
+    await some.paths(2, [(3, 300)])
+    assert rows.read == 5, "another log's tile is another"
+
+
+async def test_only_so_many_tiles_are_remembered_the_last_ones_used() -> None:
+    some, rows = trees(2)
+    for index, read in ((0, 1), (256, 2), (0, 2), (512, 3), (0, 3), (256, 4)):
+        await some.roots(1, [Span(index, index + 1)])
+        assert rows.read == read
+    none, rows = trees(0)
+    for _ in range(3):
+        await none.roots(1, [Span(0, 1)])
+    assert rows.read == 3
+
+
+async def test_many_paths_are_read_at_once_and_asked_for_twice_are_one() -> None:
+    some, rows = trees(64)
+    leaves = [(5, 700), (6, 700), (699, 700), (5, 700), (5, 6)]
+    found = await some.paths(1, leaves)
+    assert found == {(index, size): inclusion_path(index, LEAVES[:size]) for index, size in leaves}
+    assert rows.read == 3, "the first tile, the last, and the one above"
+    assert await some.paths(1, []) == {}
+    assert await some.root(1, 0) == EMPTY_ROOT
+    assert await some.root(1, 700) == root_of(LEAVES[:700])
