@@ -21,7 +21,7 @@ CACHE = ROOT / "build" / "closure"
 EXTRAS = ".[all,otel,embedded]"
 ENVIRONMENT = frozenset({"pip", "setuptools", "wheel"})
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("closure")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("closure"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

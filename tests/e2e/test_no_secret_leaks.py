@@ -9,6 +9,8 @@ all of them, in every form of `support.canary`.
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from counterseal.client.export import write_export
 from counterseal.embedded.layout import SERVICES
 from support import bank
@@ -80,6 +82,7 @@ async def work_through_every_path(suite: Suite) -> bytes:
     return "\n".join(shown).encode()
 
 
+@pytest.mark.slow
 @requirement("secret:canary")
 async def test_no_issued_secret_is_in_any_log_ledger_byte_database_or_answer(suite: Suite, tmp_path: Path) -> None:
     shown = await work_through_every_path(suite)

@@ -204,6 +204,7 @@ def known_failures() -> set[str]:
     return {line.split("\t")[0] for line in path.read_text().splitlines() if line and not line.startswith("#")}
 
 
+@pytest.mark.slow
 def test_the_library_passes_what_it_passed_when_it_was_chosen() -> None:
     suite = Suite()
     failed, total = [], 0

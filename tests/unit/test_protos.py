@@ -48,6 +48,7 @@ def _breaking(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, check=False, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 @requirement("contract:stubs-current")
 def test_generating_the_stubs_again_changes_no_byte(copy: Path, generator: Path) -> None:
     _generate(copy, generator)
@@ -56,6 +57,7 @@ def test_generating_the_stubs_again_changes_no_byte(copy: Path, generator: Path)
     assert _stubs(copy) == _stubs(ROOT)
 
 
+@pytest.mark.slow
 def test_a_proto_edited_without_its_stubs_is_noticed(copy: Path, generator: Path) -> None:
     proto = copy / PLAN
     proto.write_text(proto.read_text().replace("// A proposal.", "// A proposal, edited."))

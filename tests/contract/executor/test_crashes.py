@@ -27,7 +27,7 @@ async def idle(surroundings: World) -> Executor:
         ("shop.refund", "crash_after", 1),
         pytest.param("shop.append", "crash_before", 2, marks=pytest.mark.slow),
         pytest.param("shop.append", "crash_after", 1, marks=pytest.mark.slow),
-        ("shop.keyed", "crash_after", 2),
+        pytest.param("shop.keyed", "crash_after", 2, marks=pytest.mark.slow),
     ],
 )
 async def test_a_process_that_dies_around_its_effect_is_followed_by_one_that_finds_out(

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from counterseal.errors import InternalError
 from counterseal.ledger.tree import (
     EMPTY_ROOT,
-    HASH_SIZE,
     Frontier,
     Span,
     consistency_path,
@@ -41,7 +40,7 @@ Frontier().extend(LEAVES, keep)
 def tiles_for(spans: list[Span], stored: int) -> dict[Place, TileTree]:
     """The tiles as a store would have them whose log has `stored` entries."""
     found = {}
-    for level, number in engine.places_of(spans):
+    for level, number in engine.needs_of(spans):
         row = LEVELS[level][: stored >> (8 * level)]
         found[level, number] = TileTree.of(b"".join(row[number * 256 : number * 256 + 256]))
     return found
@@ -65,7 +64,7 @@ def test_every_proof_in_a_tree_is_that_of_its_leaves(size: int) -> None:
 def test_so_is_one_in_a_tree_of_three_levels(size: int, data: st.DataObject) -> None:
     index = data.draw(st.integers(0, size - 1))
     assert roots(inclusion_spans(index, size), MOST) == inclusion_path(index, LEAVES[:size])
-    assert len(engine.places_of(inclusion_spans(index, size))) <= 6, "a tile per level, and one where the tree ends"
+    assert len(engine.needs_of(inclusion_spans(index, size))) <= 6, "a tile per level, and one where the tree ends"
 
 
 def test_the_empty_tree_needs_no_tile() -> None:
@@ -81,9 +80,12 @@ def test_a_missing_hash_is_said_and_nothing_is_made_up(stored: int) -> None:
         roots(inclusion_spans(0, 256), stored)
 
 
-def test_only_a_tile_of_256_hashes_is_full() -> None:
-    joined = b"".join(LEAVES[:257])
-    assert [TileTree.of(joined[: n * HASH_SIZE]).is_full for n in (0, 1, 255, 256)] == [False, False, False, True]
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
+def test_no_more_of_a_tile_is_needed_than_the_tree_has(size: int) -> None:
+    for index in range(size):
+        for (level, number), width in engine.needs_of(inclusion_spans(index, size)).items():
+            assert 1 <= width <= 256
+            assert ((number * 256 + width) << (8 * level)) <= size
 
 
 @given(st.integers(0, 9))
@@ -110,17 +112,17 @@ def trees(remembered: int) -> tuple[Trees, Rows]:
     return Trees(rows, remembered), rows
 
 
-async def test_a_full_tile_is_read_once_and_one_that_grows_every_time() -> None:
+async def test_a_tile_is_read_again_only_for_hashes_that_it_had_not() -> None:
     some, rows = trees(8)
     rows.stored = 300
-    path = (await some.paths(1, [(3, 300)]))[3, 300]
-    assert path == inclusion_path(3, LEAVES[:300])
+    assert (await some.paths(1, [(3, 300)]))[3, 300] == inclusion_path(3, LEAVES[:300])
     assert rows.read == 2
-    rows.stored = 301
-    assert (await some.paths(1, [(9, 301)]))[9, 301] == inclusion_path(9, LEAVES[:301])
-    assert rows.read == 3, "the tile of the last 45 leaves alone"
+    rows.stored = 420
+    for index, size, read in ((9, 299, 2), (298, 299, 3), (9, 300, 3), (9, 301, 4), (9, 420, 4), (419, 420, 4)):
+        assert (await some.paths(1, [(index, size)]))[index, size] == inclusion_path(index, LEAVES[:size])
+        assert rows.read == read, f"the tile of the last leaves alone is read for {index} in {size}"
     await some.paths(2, [(3, 300)])
-    assert rows.read == 5, "another log's tile is another"
+    assert rows.read == 6, "another log's tile is another"
 
 
 async def test_only_so_many_tiles_are_remembered_the_last_ones_used() -> None:

@@ -31,9 +31,9 @@ class TileTree:
         return cls(tuple(rows))
 
     @property
-    def is_full(self) -> bool:
-        """Whether the tile will never change."""
-        return len(self.rows[0]) == WIDTH * HASH_SIZE
+    def width(self) -> int:
+        """How many hashes it has; what is there never changes, and up to 256 come behind it."""
+        return len(self.rows[0]) // HASH_SIZE
 
     def node(self, above: int, at: int) -> bytes:
         """Return the `at`-th node so many levels above the tile's hashes. Raises InternalError when it is not there."""
@@ -43,9 +43,15 @@ class TileTree:
         return node
 
 
-def places_of(spans: Iterable[Span]) -> set[Place]:
-    """Return the tiles that the spans' roots are made of."""
-    return {_place(height, index) for span in spans for height, index in span.perfect_parts()}
+def needs_of(spans: Iterable[Span]) -> dict[Place, int]:
+    """Return the tiles that the spans' roots are made of, and how many of its first hashes each must have."""
+    needs: dict[Place, int] = {}
+    for span in spans:
+        for height, index in span.perfect_parts():
+            place = _place(height, index)
+            width = ((index + 1) << height % HEIGHT) - place[1] * WIDTH
+            needs[place] = max(width, needs.get(place, 0))
+    return needs
 
 
 def roots_of(spans: Iterable[Span], tiles: Mapping[Place, TileTree]) -> list[bytes]:

@@ -1,11 +1,12 @@
 """Roots and paths in the trees of stored logs, read tile by tile.
 
-A full tile never changes, so the last ones used are remembered with the nodes above their hashes. That makes a proof
-among entries that were proven lately a matter of looking up; it vouches for nothing: whoever gets a proof verifies it.
+A stored hash never changes, so the tiles used last are remembered with the nodes above their hashes, and read again
+only where more of their hashes are needed than were there. That makes a proof among entries that were proven lately a
+matter of looking up; it vouches for nothing: whoever gets a proof verifies it.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from counterseal.ledger.tiles import WIDTH
 from counterseal.ledger.tree import Span, inclusion_spans
@@ -27,8 +28,8 @@ class Trees:
 
     async def roots(self, log_id: int, spans: Sequence[Span]) -> list[bytes]:
         """Return the root of each span, from one read for all."""
-        places = engine.places_of(spans)
-        return engine.roots_of(spans, await self._read(log_id, places)) if places else []
+        needs = engine.needs_of(spans)
+        return engine.roots_of(spans, await self._read(log_id, needs)) if needs else []
 
     async def root(self, log_id: int, size: int) -> bytes:
         """Return the root of the first `size` leaves."""
@@ -40,20 +41,19 @@ class Trees:
         roots = iter(await self.roots(log_id, [span for many in spans.values() for span in many]))
         return {leaf: [next(roots) for _ in many] for leaf, many in spans.items()}
 
-    async def _read(self, log_id: int, places: set[Place]) -> dict[Place, TileTree]:
+    async def _read(self, log_id: int, needs: Mapping[Place, int]) -> dict[Place, TileTree]:
         found: dict[Place, TileTree] = {}
-        for place in places:
+        for place, width in needs.items():
             tile = self._tiles.get((log_id, place))
-            if tile is not None:
+            if tile is not None and tile.width >= width:
                 self._tiles.move_to_end((log_id, place))
                 found[place] = tile
-        missing = sorted(places - found.keys())
+        missing = sorted(needs.keys() - found.keys())
         if missing:
             runs = await self._store.runs(log_id, [(level, number * WIDTH, WIDTH) for level, number in missing])
             for place, joined in zip(missing, runs, strict=True):
-                tile = found[place] = TileTree.of(joined)
-                if tile.is_full:
-                    self._tiles[log_id, place] = tile
+                self._tiles[log_id, place] = found[place] = TileTree.of(joined)
+                self._tiles.move_to_end((log_id, place))
         while len(self._tiles) > self._remembered:
             self._tiles.popitem(last=False)
         return found
