@@ -57,7 +57,7 @@ async def test_a_batch_is_one_statement_and_hardly_more_rows_than_entries(fresh_
 
 
 @requirement("ledger:bounded-work")
-async def test_a_proof_is_five_statements_whatever_the_size_of_the_tree(fresh_database: FreshDatabase) -> None:
+async def test_a_proof_is_five_statements_at_most_whatever_the_size_of_the_tree(fresh_database: FreshDatabase) -> None:
     database, counts = fresh_database("audit"), Counter[str]()
     connect = counting(database, counts)
     async with audit_server(database, publish=False, follow=False, connect=connect) as server:
@@ -72,7 +72,7 @@ async def test_a_proof_is_five_statements_whatever_the_size_of_the_tree(fresh_da
                 request = reader_pb2.GetInclusionProofRequest(tenant="acme", index=index, tree_size=tree_size)
                 found = await stub.GetInclusionProof(request, timeout=10)
                 verify_inclusion(index, found.tree_size, found.leaf_hash, list(found.path), found.root_hash)
-                assert counts.total() == 5, "begin, the log, its tree, the hashes, commit"
+                assert counts.total() <= 5, "begin, the log, its tree, the hashes if none of them is known, commit"
 
 
 class Tries(AppendStore):
