@@ -23,7 +23,7 @@ async def idle(surroundings: World) -> Executor:
 @pytest.mark.parametrize(
     ("tool", "moment", "intents"),
     [
-        ("shop.refund", "crash_before", 2),
+        pytest.param("shop.refund", "crash_before", 2, marks=pytest.mark.slow),
         ("shop.refund", "crash_after", 1),
         pytest.param("shop.append", "crash_before", 2, marks=pytest.mark.slow),
         pytest.param("shop.append", "crash_after", 1, marks=pytest.mark.slow),

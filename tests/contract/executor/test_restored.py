@@ -160,6 +160,7 @@ async def test_while_the_ledger_is_away_nothing_is_claimed_and_the_first_answer_
     await again.until(answer.plan_id, "SUCCEEDED", seconds=40)
 
 
+@pytest.mark.slow
 @requirement("restore:behind-ledger-refused")
 async def test_replicas_at_work_never_take_each_others_entries_for_a_lost_future(
     executor: Executor, surroundings: World

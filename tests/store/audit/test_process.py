@@ -94,6 +94,7 @@ async def check_checkpoint(running: Running, channel: object, size: int) -> None
     assert checkpoint.root == root_of(leaf_hash(data) for data in await all_entries(running))
 
 
+@pytest.mark.slow
 def test_the_process_refuses_a_database_that_may_lose_commits(tmp_path: Path) -> None:
     async def run() -> tuple[int, str]:
         async with stack() as running:

@@ -84,6 +84,7 @@ async def test_what_a_killed_supervisor_left_is_ended_by_the_next_start(running:
     await second.stop()
 
 
+@pytest.mark.slow
 async def test_a_service_that_never_gets_ready_is_named_with_its_log(running: Running) -> None:
     def broken(service: str) -> list[str]:
         if service == "audit":

@@ -178,6 +178,7 @@ async def pair_of(shop: Shop, fresh_database: FreshDatabase) -> AsyncIterator[Pa
         await bench.database.close()
 
 
+@pytest.mark.slow
 @requirement("run:tau-any-task")
 async def test_tools_and_rules_are_the_reference_on_made_up_shops(fresh_database: FreshDatabase) -> None:
     seen: Counter[tuple[str, str]] = Counter()

@@ -18,7 +18,7 @@ COUNTS = {"tasks-dev.json": 20, "tasks-reads.json": 15, "tasks-more.json": 79, "
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if count > 30 else []) for name, count in COUNTS.items()]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if count > 10 else []) for name, count in COUNTS.items()]
 )
 async def test_every_task_leaves_the_expected_rows_and_refuses_exactly_what_must_be_refused(
     name: str, fresh_database: FreshDatabase
