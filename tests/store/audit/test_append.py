@@ -159,6 +159,27 @@ async def test_the_same_id_twice_in_one_batch_is_one_entry(
     assert len(await stored(database)) == 2
 
 
+@requirement("ledger:one-entry-per-event")
+async def test_a_misused_id_in_front_of_an_honest_retry_refuses_the_misuse_alone(
+    fresh_database: FreshDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both come in one batch, and which of them is the stored one only the log says."""
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        honest = changed()
+        stored_first = await append_one(parts, honest)
+        other, another = (changed(seq=n, event_id=honest.event_id) for n in (7, 8))
+        answers = await append(parts, [other, honest, another, other, honest])
+    for misuse in (0, 2, 3):
+        assert isinstance(answers[misuse], IdempotencyKeyReused)
+    for retry in (1, 4):
+        receipt = answers[retry]
+        assert isinstance(receipt, Receipt)
+        assert (receipt.index, receipt.entry, receipt.duplicate) == (stored_first.index, stored_first.entry, True)
+    assert set(alarms(caplog)) == {honest.event_id}
+    assert len(await stored(database)) == 2
+
+
 async def test_known_entries_in_a_batch_do_not_hold_up_new_ones(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:

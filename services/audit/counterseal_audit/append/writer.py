@@ -188,25 +188,40 @@ class LogWriter:
         return batch
 
     async def _flush(self, batch: list[_Pending]) -> None:
-        firsts: dict[str, _Pending] = {}
-        for one in batch:
-            firsts.setdefault(one.item.event_id, one)
-        repeats = [one for one in batch if firsts[one.item.event_id] is not one]
+        """Settle a batch. Where an event id occurs again in it, the same content shares the first one's outcome.
+
+        Other content is judged behind it, by what is in the log then: which of two is the stored one only the log says.
+        """
+        while batch:
+            firsts: dict[str, _Pending] = {}
+            for one in batch:
+                firsts.setdefault(one.item.event_id, one)
+            await self._settle_all(list(firsts.values()))
+            others: list[_Pending] = []
+            for one in batch:
+                first = firsts[one.item.event_id]
+                if one is first:
+                    continue
+                if one.item.req_hash == first.item.req_hash:
+                    _repeat(one, first)
+                else:
+                    others.append(one)
+            batch = others
+
+    async def _settle_all(self, work: list[_Pending]) -> None:
         try:
-            await self._write(list(firsts.values()))
+            await self._write(work)
         except LogFrozen as error:
             self._frozen = True
-            _fail(firsts.values(), error)
+            _fail(work, error)
         except ServiceError as error:
-            _fail(firsts.values(), error)
+            _fail(work, error)
         except VerificationError as error:
             self.mark_forked(error.message)
-            _fail(firsts.values(), LogForked())
+            _fail(work, LogForked())
         except Exception:
             log.exception("a flush failed")
-            _fail(firsts.values(), InternalError("internal error"))
-        for one in repeats:
-            _repeat(one, firsts[one.item.event_id])
+            _fail(work, InternalError("internal error"))
 
     async def _write(self, work: list[_Pending]) -> None:
         """Append the entries, whatever races, retries and bad rows are in the way; settles each that it can."""
@@ -347,10 +362,8 @@ def _fail(many: Iterable[_Pending], error: ServiceError) -> None:
 
 
 def _repeat(one: _Pending, first: _Pending) -> None:
-    """Answer an entry whose event id stood in the same batch before it."""
+    """Answer an entry that stood in the same batch before."""
     if isinstance(first.outcome, ServiceError):
         _fail([one], first.outcome)
-    elif one.item.req_hash != first.item.req_hash:
-        _refuse_reuse(one)
     elif first.outcome is not None:
         _settle(one, replace(first.outcome, duplicate=True))
