@@ -16,8 +16,6 @@ from counterseal.ledger.tree import (
     consistency_spans,
     inclusion_path,
     inclusion_spans,
-    node_hash,
-    node_hashes,
     root_of,
 )
 from counterseal_audit.reader import engine
@@ -86,12 +84,6 @@ def test_no_more_of_a_tile_is_needed_than_the_tree_has(size: int) -> None:
         for (level, number), width in engine.needs_of(inclusion_spans(index, size)).items():
             assert 1 <= width <= 256
             assert ((number * 256 + width) << (8 * level)) <= size
-
-
-@given(st.integers(0, 9))
-def test_the_nodes_above_a_row_are_those_of_its_pairs(count: int) -> None:
-    pairs = [node_hash(LEAVES[n], LEAVES[n + 1]) for n in range(0, count - 1, 2)]
-    assert node_hashes(b"".join(LEAVES[:count])) == b"".join(pairs)
 
 
 class Rows:

@@ -19,6 +19,7 @@ from counterseal.ledger.tree import (
     inclusion_spans,
     leaf_hash,
     node_hash,
+    node_hashes,
     perfect_root,
     root_of,
     verify_consistency,
@@ -274,3 +275,9 @@ def test_every_complete_subtree_is_reported_with_its_height_and_index() -> None:
         for height in range(1, 7)
         for index in range(64 >> height)
     ]
+
+
+@pytest.mark.parametrize("count", range(10))
+def test_the_nodes_above_a_row_are_those_of_its_pairs(count: int) -> None:
+    pairs = [node_hash(LEAVES[n], LEAVES[n + 1]) for n in range(0, count - 1, 2)]
+    assert node_hashes(b"".join(LEAVES[:count])) == b"".join(pairs)
