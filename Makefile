@@ -30,8 +30,8 @@ dev: $(STAMP) ## the whole suite on this machine, until Ctrl-C
 test: $(STAMP) ## unit, model, contract, store and end-to-end tests on real servers
 	$(BIN)/pytest -n 3 --dist loadgroup -m 'not slow'
 
-slow: $(STAMP) ## the tests that take too long for `make test`
-	$(BIN)/pytest -n 3 --dist loadgroup -m slow
+slow: $(STAMP) ## the tests that take too long for `make test` (SLOW=paths for some of them)
+	$(BIN)/pytest -n 3 --dist loadgroup -m slow $(SLOW)
 
 tau: $(STAMP) ## the retail workload through the four services: DATA=dir TASKS=file[,file] OUT=file
 	$(BIN)/python -m examples.retail.run $(if $(DATA),--data "$$DATA",--skip-if-absent) \

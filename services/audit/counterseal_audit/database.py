@@ -17,6 +17,9 @@ CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the driver's word for a connection that the server is just ending
+    asyncpg.DuplicatePreparedStatementError,  # driver and server disagree about what was said
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.ProtocolViolationError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,

@@ -36,8 +36,9 @@ WITH h AS (
          AS t(at, ord, due_on, held, dek_id, ciphertext)
   RETURNING 1
 )
-SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n), (SELECT count(*) FROM p)
+SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n), (SELECT count(*) FROM p), $5::bytea
 """
+"""The answer repeats the root that was asked for: an answer to another statement is not taken for this one's."""
 
 
 APPEND = _STATEMENT.format(closing="")
@@ -142,7 +143,7 @@ async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], 
     before, after = step.before, step.after
     sealed = [(at, one) for at, item in enumerate(batch) for one in item.payload]
     try:
-        moved, written, nodes, payloads = await raw.fetchrow(
+        answer = await raw.fetchrow(
             statement,
             log_id,
             before.size,
@@ -173,6 +174,9 @@ async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], 
         if error.sqlstate == KEY_DESTROYED:
             raise KeyDestroyed from None
         raise
+    if answer is None or len(answer) != 5 or answer[-1] != after.root():
+        raise asyncpg.InternalClientError("the answer is not that of this statement")
+    moved, written, nodes, payloads, _ = answer
     if moved and (written, nodes, payloads) != (len(batch), len(step.nodes), len(sealed)):
         raise AssertionError("the statement wrote another number of rows than it was given")
     return bool(moved)
