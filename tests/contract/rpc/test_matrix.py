@@ -26,7 +26,7 @@ from counterseal.rpc.interceptor import EXEMPT, Interceptor
 from counterseal.rpc.keys import UnknownKey
 from counterseal.rpc.method_table import METHODS, OPERATOR, SERVICES
 from counterseal.rpc.server import Server, ServerConfig
-from counterseal.rpc.status import from_rpc_error
+from counterseal.rpc.status import PeerUnavailable, from_rpc_error
 from counterseal.rpc.tls import Identity, ServerIdentity, open_channel
 from counterseal.rpc.txn_token import TokenVerifier, assemble, signing_input
 from support import shapes
@@ -75,7 +75,18 @@ class Matrix:
         return self.channels[name]
 
     async def call(self, name: str, channel: grpc.aio.Channel, *tokens: str, **fields: str) -> str:
-        """Call a method and return the reason of its refusal, or `served`."""
+        """Call a method and return the reason of its refusal, or `served`.
+
+        A server that refuses a stream may end it while gRPC is still sending, which gRPC then calls a broken connection:
+        nobody answered, so it is asked again, as a client would.
+        """
+        for _ in range(5):
+            reason = await self._call_once(name, channel, *tokens, **fields)
+            if reason is not None:
+                return reason
+        return "never answered"
+
+    async def _call_once(self, name: str, channel: grpc.aio.Channel, *tokens: str, **fields: str) -> str | None:
         method = ALL[name]
         request = message_factory.GetMessageClass(method.input_type)(**fields)
         shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
@@ -89,7 +100,8 @@ class Matrix:
             else:
                 await call
         except grpc.aio.AioRpcError as error:
-            return from_rpc_error(error).reason
+            found = from_rpc_error(error)
+            return None if isinstance(found, PeerUnavailable) else found.reason
         return "served"
 
 
