@@ -21,6 +21,7 @@ from nacl.signing import SigningKey
 import counterseal.api
 from counterseal.cli import main
 from counterseal.clock import system_clock
+from counterseal.errors import ServiceError
 from counterseal.identity import SpiffeId
 from counterseal.rpc.interceptor import EXEMPT, Interceptor
 from counterseal.rpc.keys import UnknownKey
@@ -77,16 +78,18 @@ class Matrix:
     async def call(self, name: str, channel: grpc.aio.Channel, *tokens: str, **fields: str) -> str:
         """Call a method and return the reason of its refusal, or `served`.
 
-        A server that refuses a stream may end it while gRPC is still sending, which gRPC then calls a broken connection:
-        nobody answered, so it is asked again, as a client would.
+        A server that refuses a stream may end it while gRPC is sending. gRPC calls that a broken connection: nobody
+        answered, so it is asked again, as a client would.
         """
         for _ in range(5):
-            reason = await self._call_once(name, channel, *tokens, **fields)
-            if reason is not None:
-                return reason
-        return "never answered"
+            found = await self._call_once(name, channel, *tokens, **fields)
+            if not (isinstance(found, PeerUnavailable) and ALL[name].client_streaming):
+                break
+        return found.reason if found is not None else "served"
 
-    async def _call_once(self, name: str, channel: grpc.aio.Channel, *tokens: str, **fields: str) -> str | None:
+    async def _call_once(
+        self, name: str, channel: grpc.aio.Channel, *tokens: str, **fields: str
+    ) -> ServiceError | None:
         method = ALL[name]
         request = message_factory.GetMessageClass(method.input_type)(**fields)
         shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
@@ -100,9 +103,8 @@ class Matrix:
             else:
                 await call
         except grpc.aio.AioRpcError as error:
-            found = from_rpc_error(error)
-            return None if isinstance(found, PeerUnavailable) else found.reason
-        return "served"
+            return from_rpc_error(error)
+        return None
 
 
 async def _once(message: Any) -> AsyncIterator[Any]:
