@@ -29,7 +29,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def node_hashes(joined: bytes) -> bytes:
     """Return the nodes above consecutive hashes of one level, joined as they are; an odd last hash has none yet."""
-    pairs = range(0, len(joined) - 2 * HASH_SIZE + 1, 2 * HASH_SIZE)
+    pairs = range(0, len(joined) - HASH_SIZE, 2 * HASH_SIZE)
     return b"".join([_sha256(b"\x01" + joined[at : at + 2 * HASH_SIZE]).digest() for at in pairs])
 
 
