@@ -100,6 +100,13 @@ class Maker:
         return [self.one() for _ in range(count)]
 
 
+async def sign(database: ServiceDatabase, tenant: str = "acme") -> None:
+    """Publish a checkpoint of the log as it is now."""
+    async with opened(database, tenant) as (parts, _):
+        await parts.publisher.publish_once()
+        await parts.checkpoints.release(parts.publisher.owner)  # the next one need not wait for the lease's end
+
+
 async def fill(database: ServiceDatabase, size: int, tenant: str = "acme") -> None:
     """Append in batches until the log has at least `size` entries; goes on where an earlier run stopped."""
     maker = Maker(tenant)

@@ -1,7 +1,7 @@
 """Inclusion proofs by RPC against an empty call, on trees of growing size.
 
 Subject: the reader of the audit service in a process of its own, over PostgreSQL; each call proves a random entry of
-the whole tree, and the first answers are verified. Floor: the same method answered emptily behind the same interceptor.
+a signed tree, and the first answers are verified. Floor: the same method answered emptily behind the same interceptor.
 
 Goals: >= 0.8 of an empty call; cost grows with log n: server CPU per proof at the largest size over that among 1,000
 entries is at most the ratio of the logarithms. Sizes: 10^3 and 10^5; `--entries 1000000` (10000000) goes on to there.
@@ -17,7 +17,7 @@ import grpc
 
 from bench import ledger_server
 from bench.children import child
-from bench.database import audit_database, cluster, fill
+from bench.database import audit_database, cluster, fill, sign
 from bench.material import NAME, Material
 from bench.measure import Comparison, compare
 from bench.report import Figure, figure_of
@@ -50,19 +50,22 @@ class Proofs:
         answer = await self._method(request, timeout=30)
         if self._left:
             self._left -= 1
+            assert answer.tlog_proof, "the tree is signed"
             verify_inclusion(index, self._size, answer.leaf_hash, list(answer.path), answer.root_hash)
         return answer
 
 
 async def run(settings: Settings) -> Result:
-    """Fill once, then prove in trees of its first entries: the log's past is proven like its head."""
+    """Fill, with a checkpoint at each size, then prove in those trees: the log's past is proven like its head."""
     work = settings.folder("proofs")
     material = Material.make(work)
     largest = settings.entries or (10_000 if settings.quick else 100_000)
     result = Result()
     with cluster(settings.kept("proofs") / "cluster") as running:
         database = await audit_database(running)
-        await fill(database, largest)
+        for size in sizes(largest):
+            await fill(database, size)
+            await sign(database)
         empty_server = child(work / "empty.log", "bench.empty_server", str(work), "--with", "interceptor")
         ledger = child(work / "ledger.log", "bench.ledger_server", str(work), database.dsn)
         async with (

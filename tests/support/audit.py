@@ -60,6 +60,7 @@ from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
 from counterseal_audit.reader.export import LogFiles
+from counterseal_audit.reader.prover import Prover
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
@@ -384,6 +385,7 @@ async def audit_server(
             parts.logs,
             parts.reader,
             trees,
+            Prover(parts.logs, parts.checkpoints, parts.reader, trees, ENVIRONMENT),
             parts.checkpoints,
             parts.ledger,
             parts.retention.discloser,

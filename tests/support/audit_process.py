@@ -38,7 +38,8 @@ class Process:
     def __init__(self, running: Running, settings: Mapping[str, str] | None = None) -> None:
         self._options = ["--config", str(running.configs["audit"])]
         self._settings = dict(settings or {})
-        self._log = (running.logs / "audit-test.log").open("ab")
+        self._log_file = running.logs / "audit-test.log"
+        self._log = self._log_file.open("ab")
         self._child: subprocess.Popen[bytes] | None = None
         self.address = self._settings.get("COUNTERSEAL_SERVER__LISTEN", running.addresses["audit"])
 
@@ -50,6 +51,13 @@ class Process:
     @property
     def is_dead(self) -> bool:
         return self._child is not None and self._child.poll() is not None
+
+    def check(self) -> None:
+        """Fail when it ended and nobody killed it: what waits for its answers would wait for ever."""
+        code = self._child.poll() if self._child is not None else None
+        if code not in (None, -signal.SIGKILL):
+            last = self._log_file.read_text(errors="replace").splitlines()[-5:]
+            raise AssertionError(f"the process ended by itself, exit {code}:\n" + "\n".join(last))
 
     def kill(self) -> None:
         assert self._child is not None

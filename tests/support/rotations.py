@@ -20,7 +20,7 @@ class TwoVersions(LocalLogSigner):
 async def signers(parts: Replica, key_of: VerifierKey, size: int) -> list[bytes]:
     """Return the ids of the keys that signed the checkpoint of a size."""
     log = await parts.log()
-    stored = (await parts.checkpoints.tree(log.log_id, size)).checkpoint
+    stored = (await parts.checkpoints.trees(log.log_id, [size])).by_size.get(size)
     assert stored is not None
     assert key_of.name == log.origin
     return [signature.key_id for signature in split(stored.published.note)[1]]

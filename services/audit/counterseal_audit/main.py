@@ -33,6 +33,7 @@ from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.prover import Prover
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
@@ -121,7 +122,17 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     recorder = ExportRecorder(logs, entries, ledger, pseudonyms, rt.clock, rt.new_id)
     trees = Trees(entries)
     reader = ReaderServicer(
-        logs, entries, trees, checkpoints, ledger, retention.discloser, searcher, recorder, rt.stopping, operators
+        logs,
+        entries,
+        trees,
+        Prover(logs, checkpoints, entries, trees, rt.environment),
+        checkpoints,
+        ledger,
+        retention.discloser,
+        searcher,
+        recorder,
+        rt.stopping,
+        operators,
     )
     rt.spawn("publish-checkpoints", publish(publisher, cosigners, rt.stopping))
     store = AppendStore(rt.engine)

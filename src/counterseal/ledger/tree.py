@@ -188,6 +188,11 @@ def root_from_inclusion(index: int, size: int, leaf: bytes, path: Sequence[bytes
     spans = inclusion_spans(index, size)
     _check_path(path, len(spans))
     _check_hash(leaf)
+    return root_of_path(index, spans, leaf, path)
+
+
+def root_of_path(index: int, spans: Sequence[Span], leaf: bytes, path: Sequence[bytes]) -> bytes:
+    """Return the root to which an audit path leads whose `spans` (`inclusion_spans`) are at hand, a hash for each."""
     node = leaf
     for span, sibling in zip(spans, path, strict=True):
         node = node_hash(sibling, node) if span.end <= index else node_hash(node, sibling)

@@ -147,6 +147,9 @@ class Trap:
         return True
 
 
+Sent = tuple[ledger_pb2.NewEntry, Appended]
+
+
 @dataclass
 class Site:
     """A stack, a process on it behind relays, a producer, and a trap."""
@@ -171,12 +174,22 @@ class Site:
         self.process.start()
         await asyncio.gather(*sending)
 
+    async def until_taken(self, request: ledger_pb2.NewEntry) -> Appended:
+        """Append as an outbox does: again until there is an answer."""
+        while True:
+            try:
+                return await self.client.append_one(request)
+            except LedgerUnavailable:
+                self.process.check()
+                await asyncio.sleep(0.05)
+
     async def verify(self, tenant: str, folder: Path) -> list[bytes]:
         """Wait until all is signed; return the entries after `verify log` found no fault with their export."""
         logged = await all_entries(self.running, tenant)
         log = await LogStore(self.engine).find(tenant, "prod")
         assert log is not None
         while (last := await CheckpointStore(self.engine).latest(log.log_id)) is None or last.size < len(logged):
+            self.process.check()
             await asyncio.sleep(0.1)
         assert await exported_verifies(self.engine, log, folder)
         return logged
@@ -204,23 +217,11 @@ async def site(tenants: Sequence[str]) -> AsyncIterator[Site]:
         yield Site(running, process, trap, client, engine)
 
 
-Sent = tuple[ledger_pb2.NewEntry, Appended]
-
-
-async def until_taken(client: LedgerClient, request: ledger_pb2.NewEntry) -> Appended:
-    """Append as an outbox does: again until there is an answer."""
-    while True:
-        try:
-            return await client.append_one(request)
-        except LedgerUnavailable:
-            await asyncio.sleep(0.05)
-
-
-async def send(client: LedgerClient, tenant: str, name: str, log: list[Sent]) -> None:
+async def send(here: Site, tenant: str, name: str, log: list[Sent]) -> None:
     """Append a stream, and keep what was sent beside what was answered."""
     for seq in range(1, ENTRIES + 1):
         request = changed(stream=f"plan:{name}", seq=seq, tenant=tenant)
-        log.append((request, await until_taken(client, request)))
+        log.append((request, await here.until_taken(request)))
 
 
 @requirement("ledger:acknowledged-kept")
@@ -234,10 +235,10 @@ async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_fin
         for point, tenant in zip(POINTS, tenants, strict=True):
             taken: list[Sent] = []
             if point.in_use:
-                await send(here.client, tenant, "before", taken)
+                await send(here, tenant, "before", taken)
 
             def more(number: int, to: str = tenant, log: list[Sent] = taken) -> Coroutine[Any, Any, None]:
-                return send(here.client, to, f"during-{number}", log)
+                return send(here, to, f"during-{number}", log)
 
             here.trap.arm(point)
             await here.sprung(point, more)
@@ -247,7 +248,7 @@ async def test_after_a_kill_at_any_durable_step_the_log_verifies_and_retries_fin
 async def check(here: Site, tenant: str, taken: Sequence[Sent], folder: Path) -> None:
     """Retries find their index, nothing else is in the log, and it verifies."""
     for request, receipt in taken:
-        again = await until_taken(here.client, request)
+        again = await here.until_taken(request)
         assert (again.index, again.entry, again.duplicate) == (receipt.index, receipt.entry, True), tenant
     logged = await here.verify(tenant, folder)
     assert [receipt.index for _, receipt in taken] == list(range(1, len(logged))), tenant
@@ -279,10 +280,10 @@ async def test_after_a_kill_at_any_file_the_directory_shows_a_log_that_verifies_
             }
             here.process.start(settings, module="support.killed_at")
             taken: list[Sent] = []
-            await send(here.client, tenant, "before", taken)
+            await send(here, tenant, "before", taken)
             shown = await settled(here, root, tenant, len(taken) + 1)
             arm.touch()
-            sending = asyncio.create_task(send(here.client, tenant, "during", taken))
+            sending = asyncio.create_task(send(here, tenant, "during", taken))
             async with asyncio.timeout(60):
                 while not here.process.is_dead:
                     await asyncio.sleep(0.02)
@@ -310,6 +311,7 @@ async def settled(here: Site, root: Path, tenant: str, size: int) -> int:
     checkpoint = folder_of(root, await log_of(here, tenant)) / "checkpoint"
     async with asyncio.timeout(60):
         while not checkpoint.exists() or int(checkpoint.read_bytes().split(b"\n")[1]) < size:
+            here.process.check()
             await asyncio.sleep(0.05)
     return size
 
@@ -348,7 +350,7 @@ async def test_an_erasure_is_finished_after_a_kill_at_any_of_its_durable_steps(t
         here.process.start()
         for point, tenant in zip(ERASING, tenants, strict=True):
             sent = [asked(name, f"secret {n}", tenant=tenant) for n in range(3) for name in ("user:ana", "user:bob")]
-            taken = [await until_taken(here.client, request) for request in sent]
+            taken = [await here.until_taken(request) for request in sent]
             here.trap.arm(point)
             async with replica_on_vault(database, vault) as parts:
                 orders = parts.retention.servicer.orders

@@ -73,7 +73,7 @@ async def test_sizes_that_were_signed_while_nobody_wrote_get_their_partial_tiles
         folder = folder_of(tmp_path, one)
         assert {path.name for path in (folder / "tile/entries/000.p").iterdir()} == {"6", "13", "22"}
         for size in (6, 13, 22):
-            stored = (await parts.checkpoints.tree(one.log_id, size)).checkpoint
+            stored = (await parts.checkpoints.trees(one.log_id, [size])).by_size.get(size)
             assert stored is not None
             (folder / "checkpoint").write_bytes(stored.published.note)
             assert shown(tmp_path, one) == size
@@ -125,7 +125,7 @@ async def test_the_checkpoint_never_goes_back_and_another_history_is_left_as_evi
         one = await grow(parts, 5)
         await exporter.bring_up(one)
         await grow(parts, 5)
-        older = (await parts.checkpoints.tree(one.log_id, 6)).checkpoint
+        older = (await parts.checkpoints.trees(one.log_id, [6])).by_size.get(6)
         assert await exporter.bring_up(one) == 11
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert older is not None

@@ -161,7 +161,7 @@ async def test_a_forked_log_is_continued_by_a_shard_that_cites_the_checkpoint_th
         await grow(parts, 2, 2)
         await parts.publisher.publish_once()
         kept = await parts.checkpoints.latest(old.log_id)
-        earlier = (await parts.checkpoints.tree(old.log_id, 3)).checkpoint
+        earlier = (await parts.checkpoints.trees(old.log_id, [3])).by_size.get(3)
         assert kept is not None
         assert earlier is not None
         frontier = earlier.published.frontier

@@ -28,7 +28,7 @@ async def test_what_is_appended_and_signed_meanwhile_is_not_seen(fresh_database:
             assert await one.reader.size(log.log_id) == 2
             assert len(await one.reader.page(log.log_id, 0, 10)) == 2
             assert await one.checkpoints.latest(log.log_id) is None
-            assert (await one.checkpoints.tree(log.log_id, 3)).log_size == 2
+            assert (await one.checkpoints.trees(log.log_id, [3])).log_size == 2
         assert await one.reader.size(log.log_id) == 3
         assert await one.checkpoints.latest(log.log_id) is not None
 

@@ -92,10 +92,13 @@ class Rows:
     def __init__(self) -> None:
         self.stored = MOST
         self.read = 0
+        self.forged = b""
 
     async def runs(self, _log_id: int, runs: list[tuple[int, int, int]]) -> list[bytes]:
         self.read += len(runs)
         rows = {level: LEVELS[level][: self.stored >> (8 * level)] for level, _, _ in runs}
+        if self.forged:
+            rows[0][150] = self.forged
         return [b"".join(rows[level][first : first + count]) for level, first, count in runs]
 
 
@@ -104,36 +107,73 @@ def trees(remembered: int) -> tuple[Trees, Rows]:
     return Trees(rows, remembered), rows
 
 
+def signed(*sizes: int) -> dict[int, bytes]:
+    return {size: root_of(LEAVES[:size]) for size in sizes}
+
+
 async def test_a_tile_is_read_again_only_for_hashes_that_it_had_not() -> None:
     some, rows = trees(8)
     rows.stored = 300
-    assert (await some.paths(1, [(3, 300)]))[3, 300] == inclusion_path(3, LEAVES[:300])
+    assert (await some.paths(1, [(3, 300)], signed(300)))[3, 300] == inclusion_path(3, LEAVES[:300])
     assert rows.read == 2
     rows.stored = 420
     for index, size, read in ((9, 299, 2), (298, 299, 3), (9, 300, 3), (9, 301, 4), (9, 420, 4), (419, 420, 4)):
-        assert (await some.paths(1, [(index, size)]))[index, size] == inclusion_path(index, LEAVES[:size])
+        assert (await some.paths(1, [(index, size)], signed(size)))[index, size] == inclusion_path(index, LEAVES[:size])
         assert rows.read == read, f"the tile of the last leaves alone is read for {index} in {size}"
-    await some.paths(2, [(3, 300)])
+    await some.paths(2, [(3, 300)], signed(300))
     assert rows.read == 6, "another log's tile is another"
 
 
 async def test_only_so_many_tiles_are_remembered_the_last_ones_used() -> None:
     some, rows = trees(2)
     for index, read in ((0, 1), (256, 2), (0, 2), (512, 3), (0, 3), (256, 4)):
-        await some.roots(1, [Span(index, index + 1)])
+        await some.signed_roots(1, [Span(index, index + 1)], lambda found: len(found) == 1)
         assert rows.read == read
-    none, rows = trees(0)
-    for _ in range(3):
-        await none.roots(1, [Span(0, 1)])
+
+
+async def test_what_nothing_signed_can_check_is_read_as_it_is_stored() -> None:
+    some, rows = trees(8)
+    await some.paths(1, [(3, 200)], signed(200))
+    for read in (2, 3):
+        await some.roots(1, [Span(0, 1)])
+        assert rows.read == read
+        await some.paths(1, [(3, 200)], signed(200))
+        assert rows.read == read, "and leaves what is remembered as it is"
+
+
+async def test_what_leads_nowhere_is_forgotten_for_its_log_and_read_again() -> None:
+    some, rows = trees(8)
+    await some.paths(1, [(3, 200)], signed(200))
+    await some.paths(2, [(3, 200)], signed(200))
+    assert rows.read == 2
+    rows.forged = hashlib.sha256(b"of a restored database").digest()
+    now = [rows.forged if index == 150 else leaf for index, leaf in enumerate(LEAVES[:300])]
+    found = await some.paths(1, [(3, 200)], {200: root_of(now[:200])})
+    assert found[3, 200] == inclusion_path(3, now[:200])
     assert rows.read == 3
+    assert await some.paths(1, [(3, 200)], {200: root_of(now[:200])}) == found
+    assert rows.read == 4, "read to be remembered"
+    assert await some.paths(1, [(3, 200)], {200: root_of(now[:200])}) == found
+    await some.paths(2, [(3, 200)], signed(200))
+    assert rows.read == 4, "the other log's tile is remembered still"
+    altered = await some.paths(1, [(3, 200)], signed(200))
+    assert altered == found, "what does not lead to what is signed is shown as it is stored: readers verify it"
 
 
 async def test_many_paths_are_read_at_once_and_asked_for_twice_are_one() -> None:
     some, rows = trees(64)
     leaves = [(5, 700), (6, 700), (699, 700), (5, 700), (5, 6)]
-    found = await some.paths(1, leaves)
+    found = await some.paths(1, leaves, signed(700, 6))
     assert found == {(index, size): inclusion_path(index, LEAVES[:size]) for index, size in leaves}
     assert rows.read == 3, "the first tile, the last, and the one above"
-    assert await some.paths(1, []) == {}
+    assert await some.paths(1, [], {}) == {}
     assert await some.root(1, 0) == EMPTY_ROOT
     assert await some.root(1, 700) == root_of(LEAVES[:700])
+
+
+async def test_one_path_among_many_that_leads_nowhere_is_enough_to_read_again() -> None:
+    some, rows = trees(64)
+    leaves = [(5, 700), (600, 700)]
+    await some.paths(1, leaves, signed(700))
+    await some.paths(1, leaves, {700: EMPTY_ROOT})
+    assert rows.read == 6

@@ -59,10 +59,10 @@ class Cover:
 
     async def proofs(self, log_id: int, wanted: Sequence[Wanted], checkpoint: StoredCheckpoint) -> list[bytes]:
         """Return the `.tlog-proof` of each entry under a checkpoint that covers them all."""
-        made = []
+        made, signed = [], {checkpoint.size: checkpoint.published.root}
         for start in range(0, len(wanted), _PROOFS_AT_ONCE):
             some = wanted[start : start + _PROOFS_AT_ONCE]
-            paths = await self._trees.paths(log_id, [(one.index, checkpoint.size) for one in some])
+            paths = await self._trees.paths(log_id, [(one.index, checkpoint.size) for one in some], signed)
             for one in some:
                 extra = entries.encode({"disclosures": list(one.disclosures)}) if one.disclosures else None
                 path = tuple(paths[one.index, checkpoint.size])

@@ -1,6 +1,6 @@
 """Checkpoint rows, the leases of the publisher, and the entry bytes that it hashes again."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,12 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """The tree of some size: how large its log is, and the checkpoint of exactly that size."""
+class SignedTrees:
+    """How large a log is, its latest checkpoint, and the checkpoints of exactly the sizes that were asked for."""
 
     log_size: int
-    checkpoint: StoredCheckpoint | None
+    last: StoredCheckpoint | None
+    by_size: Mapping[int, StoredCheckpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +127,19 @@ class CheckpointStore:
             row = await raw.fetchrow(_SELECT + " ORDER BY size DESC LIMIT 1", log_id)
         return _stored(row)
 
-    async def tree(self, log_id: int, size: int) -> Tree:
-        """Return how far the log goes, and its checkpoint of exactly this size, if there is one."""
+    async def trees(self, log_id: int, sizes: Sequence[int]) -> SignedTrees:
+        """Return how far the log goes and is signed, and its checkpoints of exactly these sizes where there are any."""
         async with reading(self._engine, log_id) as raw:
-            row = await raw.fetchrow(
-                "SELECT h.size AS log_size, c.* FROM ledger_head h"
-                f" LEFT JOIN LATERAL ({_SELECT} AND size = $2) c ON true WHERE h.log_id = $1",
+            rows = await raw.fetch(
+                "SELECT h.size AS log_size, c.* FROM ledger_head h LEFT JOIN LATERAL"
+                f" (({_SELECT} ORDER BY size DESC LIMIT 1) UNION ALL ({_SELECT} AND size = ANY($2::bigint[]))) c"
+                " ON true WHERE h.log_id = $1",
                 log_id,
-                size,
+                list(sizes),
             )
-        return Tree(row["log_size"], _stored(row) if row["size"] is not None else None)
+        found = [one for row in rows if row["size"] is not None and (one := _stored(row)) is not None]
+        last = max(found, key=lambda one: one.size, default=None)
+        return SignedTrees(rows[0]["log_size"], last, {one.size: one for one in found})
 
     async def covering(self, log_id: int, size: int, *, witnessed: bool) -> StoredCheckpoint | None:
         """Return the smallest checkpoint that covers `size` entries; witnessed: one that meets the witness policy."""

@@ -5,8 +5,9 @@ subtree of height h lies above 2^(h mod 8) consecutive hashes of level h // 8, a
 per level, and a second one where the tree ends, whatever its size.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from counterseal.errors import InternalError
 from counterseal.ledger.tiles import HEIGHT, WIDTH
@@ -54,15 +55,31 @@ def needs_of(spans: Iterable[Span]) -> dict[Place, int]:
     return needs
 
 
-def roots_of(spans: Iterable[Span], tiles: Mapping[Place, TileTree]) -> list[bytes]:
-    """Return the root of each span. Raises InternalError when a hash is missing."""
+class Tiles(Protocol):
+    """Tiles by their place."""
+
+    def __getitem__(self, place: Place, /) -> TileTree:
+        """Return one. Raises KeyError when it is not there."""
+
+
+def roots_of(spans: Iterable[Span], tiles: Tiles) -> list[bytes]:
+    """Return the root of each span. Raises InternalError when a hash is missing, KeyError when a tile is."""
 
     def subtree(height: int, index: int) -> bytes:
-        level, tile = _place(height, index)
-        above = height % HEIGHT
-        return tiles[level, tile].node(above, index - (tile << (HEIGHT - above)))
+        level, above = divmod(height, HEIGHT)
+        down = HEIGHT - above
+        tile = index >> down
+        return tiles[level, tile].node(above, index - (tile << down))
 
-    return [span.root(subtree) for span in spans]
+    roots = []
+    for span in spans:
+        width = span.end - span.start
+        if width & (width - 1) or span.start & (width - 1):
+            roots.append(span.root(subtree))
+        else:  # a perfect subtree, as most are: looked up at once, for half the time
+            height = width.bit_length() - 1
+            roots.append(subtree(height, span.start >> height))
+    return roots
 
 
 def whole(size: int) -> list[Span]:

@@ -14,7 +14,6 @@ from counterseal.ledger.fields import DIGEST, WORD
 from counterseal.ledger.keyring import claimed
 from counterseal.ledger.places import of_place, place
 from counterseal.ledger.proof import TlogProof
-from counterseal.ledger.tree import Span, consistency_spans, inclusion_spans, root_from_inclusion
 from counterseal_audit.append.convert import timestamp
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
@@ -22,6 +21,7 @@ from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.disclosing import Discloser
 from counterseal_audit.projection.engine import Field, Query
 from counterseal_audit.reader.export import LogFiles
+from counterseal_audit.reader.prover import Prover
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Coverage, Searcher, Spanned
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
@@ -45,6 +45,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     logs: LogStore
     store: ReaderStore
     trees: Trees
+    prover: Prover
     checkpoints: CheckpointStore
     ledger: Ledger
     discloser: Discloser
@@ -211,19 +212,14 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> reader_pb2.GetInclusionProofResponse:
         """Prove that an entry is in a tree of a size."""
         index = _index(request.index, "index")
-        async with self.store.snapshot():
-            log = await self._log(request.tenant)
-            size, checkpoint = await self._tree(log, request.tree_size)
-            if index >= size:
-                raise InputInvalid(f"index: the tree of size {size} has no entry {index}")
-            leaf, *path = await self.trees.roots(log.log_id, [Span(index, index + 1), *inclusion_spans(index, size)])
-        proof = TlogProof(index, tuple(path), checkpoint.published.note).serialize() if checkpoint else b""
+        found = await self.prover.inclusion(self._tenant(request.tenant), index, request.tree_size)
+        note = found.checkpoint.published.note if found.checkpoint else None
         return reader_pb2.GetInclusionProofResponse(
-            tree_size=size,
-            path=path,
-            leaf_hash=leaf,
-            root_hash=root_from_inclusion(index, size, leaf, path),
-            tlog_proof=proof,
+            tree_size=found.size,
+            path=found.path,
+            leaf_hash=found.leaf,
+            root_hash=found.root,
+            tlog_proof=TlogProof(index, tuple(found.path), note).serialize() if note is not None else b"",
         )
 
     async def GetConsistencyProof(  # noqa: N802
@@ -232,16 +228,9 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
-        async with self.store.snapshot():
-            log = await self._log(request.tenant)
-            to_size, _ = await self._tree(log, request.to_size)
-            from_size = request.from_size
-            if not 1 <= from_size <= to_size:
-                raise InputInvalid(f"from_size: expected 1 to {to_size}")
-            spans = [Span(0, from_size), Span(0, to_size), *consistency_spans(from_size, to_size)]
-            from_root, to_root, *path = await self.trees.roots(log.log_id, spans)
+        found = await self.prover.consistency(self._tenant(request.tenant), request.from_size, request.to_size)
         return reader_pb2.GetConsistencyProofResponse(
-            to_size=to_size, path=path, from_root_hash=from_root, to_root_hash=to_root
+            to_size=found.to_size, path=found.path, from_root_hash=found.from_root, to_root_hash=found.to_root
         )
 
     async def ExportLog(  # noqa: N802
@@ -305,9 +294,10 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         last = await self.checkpoints.latest(log.log_id)
         size = last.size if last else 0
         # Read after the checkpoint: the rotations to every key that signed it are stored by then.
-        rotations = [(turn, claimed(turn.note).size) for turn in await self.checkpoints.rotations(log.log_id)]
-        leaves = [(row.index, size) for row in rows] + [(turn.index, covering) for turn, covering in rotations]
-        paths = await self.trees.paths(log.log_id, [leaf for leaf in leaves if leaf[0] < leaf[1]])
+        rotations = [(turn, claimed(turn.note)) for turn in await self.checkpoints.rotations(log.log_id)]
+        signed = {first.size: first.root for _, first in rotations} | ({size: last.published.root} if last else {})
+        leaves = [(row.index, size) for row in rows] + [(turn.index, first.size) for turn, first in rotations]
+        paths = await self.trees.paths(log.log_id, [leaf for leaf in leaves if leaf[0] < leaf[1]], signed)
         return reader_pb2.ShardTrace(
             shard=log.shard,
             entries=[
@@ -319,9 +309,9 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             vkey=log.vkey,
             rotations=[
                 reader_pb2.KeyRotation(
-                    index=turn.index, entry=turn.entry, path=paths.get((turn.index, covering)), note=turn.note
+                    index=turn.index, entry=turn.entry, path=paths.get((turn.index, first.size)), note=turn.note
                 )
-                for turn, covering in rotations
+                for turn, first in rotations
             ],
         )
 
@@ -362,7 +352,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         last = await self.checkpoints.latest(log.log_id)
         if last is None or index >= last.size:
             return b""
-        (path,) = (await self.trees.paths(log.log_id, [(index, last.size)])).values()
+        signed = {last.size: last.published.root}
+        (path,) = (await self.trees.paths(log.log_id, [(index, last.size)], signed)).values()
         return TlogProof(index, tuple(path), last.published.note).serialize()
 
     async def _log(self, tenant: str) -> Log:
@@ -397,16 +388,6 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         if last is None:
             raise NotFound("no checkpoint was signed yet")
         return last
-
-    async def _tree(self, log: Log, size: int) -> tuple[int, StoredCheckpoint | None]:
-        """Return the size that is meant and, where there is one, the checkpoint of that size."""
-        if size == 0:
-            last = await self._latest(log)
-            return last.size, last
-        tree = await self.checkpoints.tree(log.log_id, max(size, 0))
-        if not 1 <= size <= tree.log_size:
-            raise InputInvalid(f"the log has no tree of size {size}")
-        return size, tree.checkpoint
 
     async def _growth(self, log: Log | None) -> None:
         """Wait until this process appended to the log, or a moment: another replica may have."""

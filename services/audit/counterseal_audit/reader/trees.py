@@ -1,15 +1,17 @@
 """Roots and paths in the trees of stored logs, read tile by tile.
 
-A stored hash never changes, so the tiles used last are remembered with the nodes above their hashes, and read again
-only where more of their hashes are needed than were there. That makes a proof among entries that were proven lately a
-matter of looking up; it vouches for nothing: whoever gets a proof verifies it.
+A stored hash never changes while its log's database is the same one, so the tiles used last are remembered with the
+nodes above their hashes: a proof among entries that were proven lately is a matter of looking up. A restored database
+may grow other entries in the same places. So what is remembered is used only for trees whose root is signed, where it
+is seen at once whether it still leads there; where not, the log's tiles are forgotten and read as they are stored.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from counterseal.errors import InternalError
 from counterseal.ledger.tiles import WIDTH
-from counterseal.ledger.tree import Span, inclusion_spans
+from counterseal.ledger.tree import Span, inclusion_spans, root_of_path
 from counterseal_audit.reader import engine
 from counterseal_audit.reader.engine import Place, TileTree
 from counterseal_audit.reader.store import ReaderStore
@@ -27,33 +29,86 @@ class Trees:
         self._tiles: OrderedDict[tuple[int, Place], TileTree] = OrderedDict()
 
     async def roots(self, log_id: int, spans: Sequence[Span]) -> list[bytes]:
-        """Return the root of each span, from one read for all."""
+        """Return the root of each span as it is stored now, from one read for all."""
         needs = engine.needs_of(spans)
-        return engine.roots_of(spans, await self._read(log_id, needs)) if needs else []
+        return engine.roots_of(spans, await self._read(log_id, sorted(needs))) if needs else []
 
     async def root(self, log_id: int, size: int) -> bytes:
-        """Return the root of the first `size` leaves."""
+        """Return the root of the first `size` leaves as it is stored now."""
         return engine.root_of(await self.roots(log_id, engine.whole(size)))
 
-    async def paths(self, log_id: int, leaves: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[bytes]]:
-        """Return the audit path of each (index, tree size), from one read for all."""
-        spans = {(index, size): inclusion_spans(index, size) for index, size in leaves}
-        roots = iter(await self.roots(log_id, [span for many in spans.values() for span in many]))
-        return {leaf: [next(roots) for _ in many] for leaf, many in spans.items()}
+    async def signed_roots(
+        self, log_id: int, spans: Sequence[Span], fit: Callable[[Sequence[bytes]], bool]
+    ) -> list[bytes]:
+        """Return the root of each span; fit: whether such roots lead to what is signed.
 
-    async def _read(self, log_id: int, needs: Mapping[Place, int]) -> dict[Place, TileTree]:
+        No read where all is remembered and fits. Roots that do not fit are those that are stored: whoever gets them
+        verifies them.
+        """
+        try:
+            roots = engine.roots_of(spans, _Used(self._tiles, log_id))
+        except (KeyError, InternalError):  # a tile that is not remembered, or was narrower then
+            roots = engine.roots_of(spans, await self._known(log_id, spans))
+        if fit(roots):
+            return roots
+        self._forget(log_id)
+        return await self.roots(log_id, spans)
+
+    async def paths(
+        self, log_id: int, leaves: Sequence[tuple[int, int]], signed: Mapping[int, bytes]
+    ) -> dict[tuple[int, int], list[bytes]]:
+        """Return the audit path of each (index, tree size), from one read for all; signed: the roots by size."""
+        spans = {(index, size): inclusion_spans(index, size) for index, size in leaves}
+        asked = [span for (index, _), many in spans.items() for span in (Span(index, index + 1), *many)]
+
+        def paths_of(roots: Sequence[bytes]) -> dict[tuple[int, int], list[bytes]]:
+            them = iter(roots)
+            return {leaf: [next(them) for _ in range(1 + len(many))] for leaf, many in spans.items()}
+
+        def fit(roots: Sequence[bytes]) -> bool:
+            return all(
+                root_of_path(index, spans[index, size], leaf, path) == signed[size]
+                for (index, size), (leaf, *path) in paths_of(roots).items()
+            )
+
+        found = paths_of(await self.signed_roots(log_id, asked, fit)) if asked else {}
+        return {leaf: path for leaf, (_, *path) in found.items()}
+
+    async def _known(self, log_id: int, spans: Sequence[Span]) -> dict[Place, TileTree]:
+        """Return the tiles for spans: what is remembered, and the others from one read, remembered from now on."""
         found: dict[Place, TileTree] = {}
-        for place, width in needs.items():
+        missing = []
+        for place, width in engine.needs_of(spans).items():
             tile = self._tiles.get((log_id, place))
             if tile is not None and tile.width >= width:
-                self._tiles.move_to_end((log_id, place))
                 found[place] = tile
-        missing = sorted(needs.keys() - found.keys())
-        if missing:
-            runs = await self._store.runs(log_id, [(level, number * WIDTH, WIDTH) for level, number in missing])
-            for place, joined in zip(missing, runs, strict=True):
-                self._tiles[log_id, place] = found[place] = TileTree.of(joined)
-                self._tiles.move_to_end((log_id, place))
+            else:
+                missing.append(place)
+        for place, tile in (await self._read(log_id, sorted(missing))).items():
+            self._tiles[log_id, place] = found[place] = tile
+            self._tiles.move_to_end((log_id, place))
         while len(self._tiles) > self._remembered:
             self._tiles.popitem(last=False)
         return found
+
+    async def _read(self, log_id: int, places: Sequence[Place]) -> dict[Place, TileTree]:
+        runs = await self._store.runs(log_id, [(level, number * WIDTH, WIDTH) for level, number in places])
+        return {place: TileTree.of(joined) for place, joined in zip(places, runs, strict=True)}
+
+    def _forget(self, log_id: int) -> None:
+        for key in [key for key in self._tiles if key[0] == log_id]:
+            del self._tiles[key]
+
+
+class _Used:
+    """The remembered tiles of one log; those that are looked at are forgotten last."""
+
+    def __init__(self, tiles: OrderedDict[tuple[int, Place], TileTree], log_id: int) -> None:
+        self._tiles = tiles
+        self._log_id = log_id
+
+    def __getitem__(self, place: Place) -> TileTree:
+        key = (self._log_id, place)
+        tile = self._tiles[key]
+        self._tiles.move_to_end(key)
+        return tile

@@ -56,7 +56,7 @@ class Exporter:
 
     def __post_init__(self) -> None:
         """Remember no tile: what is compared with the signed root is what is stored now, and written next."""
-        self.trees = Trees(self.store, remembered=0)
+        self.trees = Trees(self.store)
 
     async def on_published(self, one: Log, _published: Published) -> None:
         """Take note that a log has a new checkpoint; nothing is written here."""

@@ -321,7 +321,9 @@ class GetInclusionProofRequest(_message.Message):
     index: _builtins.int
     """Index of the entry."""
     tree_size: _builtins.int
-    """Size of the tree; 0: the latest checkpoint's."""
+    """Size of the tree; 0: the latest checkpoint's, or that of one that covers the entry and was the latest two seconds ago
+    or later.
+    """
     def __init__(
         self,
         *,
