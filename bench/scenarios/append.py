@@ -4,12 +4,13 @@ Subject: the audit service as it is deployed, on a PostgreSQL that keeps its pro
 called by an executor's certificate; an append is answered when it is durable. Floors: a server that reads the same
 requests and answers emptily, behind the same interceptor.
 
-Streams are measured in three ways: in lock step, one stream per caller that waits for each answer; with a window, 4
-streams that have 16 messages in flight each, one entry a message, as long-lived producers use them; and the same with
-16 entries a message, as outboxes send them. The first two have 64 entries in flight, the last 1,024.
+Streams are measured in three ways: one stream for each caller, which waits for each answer; with a window, 4 streams
+that have 16 messages in flight each, one entry a message; and the same with 16 entries a message, as outboxes send them.
+The first two have 64 entries in flight, the last 1,024.
 
-Goals (docs/performance.md): unary >= 0.45 of an empty unary call; streamed >= 1.5 of an empty unary call and >= 0.85 of
-an empty stream message. The latency of one idle append is reported against an empty call and three commits.
+Goals (docs/performance.md): unary >= 0.45 of an empty unary call; on 64 streams, which is how the goals were measured,
+>= 1.5 of an empty unary call and >= 0.85 of an empty stream message; the latency of one idle append <= that of an empty
+call and three commits.
 """
 
 import asyncio
@@ -182,18 +183,18 @@ async def run(settings: Settings) -> Result:
         open_channel(running.addresses["audit"], identity, server_name("audit", ENVIRONMENT)) as audit,
     ):
         unary, empty_unary = Unary("durable, unary", audit, audit_pid), Unary("empty unary", empty, empty_pid)
-        streamed = Streamed("durable, stream in lock step", audit, audit_pid)
-        empty_streamed = Streamed("empty message in lock step", empty, empty_pid)
+        streamed = Streamed("durable, a stream each", audit, audit_pid)
+        empty_streamed = Streamed("empty message, a stream each", empty, empty_pid)
         windowed = Windowed("durable, stream with window", audit, audit_pid)
         empty_windowed = Windowed("empty message with window", empty, empty_pid)
         batched = Windowed("durable, 16 a message", audit, audit_pid, BATCH)
         pairs: Sequence[tuple[str, Side, Side, float | None, int]] = [
             ("unary append against an empty unary call", empty_unary, unary, 0.45, 1),
-            ("streamed append against an empty unary call", empty_unary, windowed, 1.5, 1),
-            ("streamed append against an empty stream message", empty_windowed, windowed, 0.85, 1),
+            ("append on 64 streams against an empty unary call", empty_unary, streamed, 1.5, 1),
+            ("append on 64 streams against an empty stream message", empty_streamed, streamed, 0.85, 1),
+            ("append on 4 streams with a window against an empty unary call", empty_unary, windowed, None, 1),
+            ("append on 4 streams with a window against an empty message", empty_windowed, windowed, None, 1),
             ("entries streamed 16 a message against an empty unary call", empty_unary, batched, None, BATCH),
-            ("append on a stream in lock step against an empty unary call", empty_unary, streamed, None, 1),
-            ("append on a stream in lock step against an empty message", empty_streamed, streamed, None, 1),
         ]
         for name, floor, subject, goal, entries in pairs:
             load = settings.load(CALLERS)

@@ -65,6 +65,7 @@ def create_engine(config: DatabaseConfig, user: str, password: Password, *, appl
         max_overflow=0,
         pool_timeout=10,
         pool_recycle=3600,
+        pool_use_lifo=True,  # the connection used last: its statements are prepared, its server process is warm
         hide_parameters=True,
     )
 

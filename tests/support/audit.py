@@ -201,10 +201,12 @@ async def replica(
     connect: an async function that makes each asyncpg connection, instead of a plain one. clock: this machine's.
     """
     more = {"async_creator": connect} if connect is not None else {}
-    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, **more)
+    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, pool_use_lifo=True, **more)
     try:
         shared = LocalAnchors.of_database.setdefault(database.name, LocalAnchors())
-        yield _parts(engine, signer or LocalLogSigner(), anchors or shared, LocalSealer(), clock)
+        parts = _parts(engine, signer or LocalLogSigner(), anchors or shared, LocalSealer(), clock)
+        yield parts
+        await parts.ledger.settled()  # whoever waited was answered before the connection was given back
     finally:
         await engine.dispose()
 
@@ -212,11 +214,13 @@ async def replica(
 @asynccontextmanager
 async def replica_on_vault(database: ServiceDatabase, vault: Vault) -> AsyncIterator[Replica]:
     """A replica with keys and anchors in a real Vault, as the audit service's own login reaches them."""
-    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0)
+    engine = create_async_engine(database.sqlalchemy_url, pool_size=5, max_overflow=0, pool_use_lifo=True)
     signer: Any = VaultLogSigner(vault, ENVIRONMENT)
     anchors: Any = VaultAnchors(vault, ENVIRONMENT)
     try:
-        yield _parts(engine, signer, anchors, VaultSealer(vault, ENVIRONMENT))
+        parts = _parts(engine, signer, anchors, VaultSealer(vault, ENVIRONMENT))
+        yield parts
+        await parts.ledger.settled()
     finally:
         await engine.dispose()
 

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
 from counterseal.errors import LedgerUnavailable
 
@@ -40,6 +42,12 @@ class _Snapshot:
     log_id: int = 0
 
 
+_TURNS: WeakKeyDictionary[AsyncEngine, asyncio.Semaphore] = WeakKeyDictionary()
+"""One turn for each connection of a pool."""
+
+TURN_SECONDS = 10.0
+"""How long somebody waits for a connection before the database counts as away."""
+
 _HELD: ContextVar[_Snapshot | None] = ContextVar("snapshot", default=None)
 
 NAME_LOG = "set_config('counterseal.log_id', ({0})::text, true)"
@@ -56,22 +64,49 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
     restart of PostgreSQL would leave a pool of dead ones. So is one whose user was cancelled: BEGIN or ROLLBACK may be
     under way, and whoever had it next would find itself in a transaction that it did not begin, a read-only one even.
 
-    Inside `snapshot` it is that one's connection, which refuses to write.
+    Who waits first has it first. Inside `snapshot` it is that one's connection, which refuses to write.
     """
     held = _held(engine)
     if held is not None:
         yield held.raw
         return
-    async with engine.connect() as borrowed:
-        raw: Any = (await borrowed.get_raw_connection()).driver_connection
-        if raw.is_closed():
-            await borrowed.invalidate()
-            raw = (await borrowed.get_raw_connection()).driver_connection
-        try:
-            yield raw
-        except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
-            await borrowed.invalidate()
-            raise
+    async with _turn(engine), _borrowed(engine) as raw:
+        yield raw
+
+
+@asynccontextmanager
+async def _turn(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Wait for one's turn to borrow. The pool has no order: who gives back and asks again takes it from who waits."""
+    turns = _TURNS.get(engine)
+    if turns is None:
+        turns = _TURNS[engine] = asyncio.Semaphore(engine.pool.size())  # type: ignore[attr-defined] # a queue pool
+    if turns.locked():
+        async with asyncio.timeout(TURN_SECONDS):
+            await turns.acquire()
+    else:
+        await turns.acquire()
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+@asynccontextmanager
+async def _borrowed(engine: AsyncEngine) -> AsyncIterator[Any]:
+    # From the pool itself: what SQLAlchemy's connections add is used by nobody here, and costs twice the borrowing.
+    borrowed: Any = await engine.raw_connection()
+    if borrowed.driver_connection.is_closed():
+        await greenlet_spawn(borrowed.invalidate)
+        borrowed = await engine.raw_connection()
+    try:
+        yield borrowed.driver_connection
+    except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
+        await greenlet_spawn(borrowed.invalidate)
+        raise
+    except BaseException:
+        await greenlet_spawn(borrowed.close)
+        raise
+    await greenlet_spawn(borrowed.close)
 
 
 @asynccontextmanager

@@ -84,10 +84,10 @@ async def test_a_writer_that_keeps_losing_takes_the_lock_after_the_third_loss(fr
         tries: list[str] = []
 
         class Unlucky(AppendStore):
-            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared]) -> bool:
+            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared], written: object) -> bool:
                 await append_one(fast, changed(stream=f"plan:{new_id()}"))  # somebody is always faster
                 tries.append("optimistic")
-                return await super().append(log_id, wanted, batch)  # type: ignore[arg-type]
+                return await super().append(log_id, wanted, batch, written)  # type: ignore[arg-type]
 
             async def append_locked(self, *args: object) -> object:  # type: ignore[override]
                 tries.append("locked")
@@ -232,7 +232,8 @@ async def test_the_queue_is_bounded(fresh_database: FreshDatabase) -> None:
             writer.check_room(1, 9 << 20)
 
 
-async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_database: FreshDatabase) -> None:
+@pytest.mark.parametrize("heard", [False, True], ids=["before the answer", "while the connection is given back"])
+async def test_a_connection_lost_at_the_commit_is_answered_exactly(fresh_database: FreshDatabase, heard: bool) -> None:
     database = fresh_database("audit")
     async with replica(database) as parts:
         await append_one(parts, changed(stream="plan:0"))
@@ -241,8 +242,9 @@ async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_databas
         class Cut(AppendStore):
             cuts = 1
 
-            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared]) -> bool:
-                done = await super().append(log_id, wanted, batch)  # type: ignore[arg-type]
+            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared], written: object) -> bool:
+                told = written if heard or not self.cuts else lambda: None
+                done = await super().append(log_id, wanted, batch, told)  # type: ignore[arg-type]
                 if self.cuts:
                     self.cuts -= 1
                     raise asyncpg.ConnectionDoesNotExistError("the answer to COMMIT was lost")
@@ -252,7 +254,11 @@ async def test_a_lost_connection_at_the_commit_is_answered_exactly(fresh_databas
         item = await parts.ledger._prepare(changed(stream="plan:1"), "executor")
         receipt = await writer.submit([item])[0]
         assert receipt.index == 2
-    assert len(await stored(database)) == 3
+        await writer.settled()
+        after = await parts.ledger._prepare(changed(stream="plan:2"), "executor")
+        assert (await writer.submit([after])[0]).index == 3
+        await writer.settled()
+    assert len(await stored(database)) == 4
 
 
 async def test_a_connection_that_the_server_ended_does_not_stay_in_the_pool(fresh_database: FreshDatabase) -> None:

@@ -1,7 +1,7 @@
 """Under load a flush waits for the calls that are on their way; it never waits where nobody comes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from counterseal.ledger.tree import Frontier, leaf_hash
@@ -22,10 +22,11 @@ class Instant:
     async def head(self, _log_id: int) -> Head:
         return Head(True, self._after, self._after.root(), MAC.of(self._after))
 
-    async def append(self, _log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
+    async def append(self, _log_id: int, step: Step, batch: Sequence[Prepared], written: Callable[[], None]) -> bool:
         await asyncio.sleep(0)
         self.batches.append(len(batch))
         self._after = step.after
+        written()
         return True
 
 

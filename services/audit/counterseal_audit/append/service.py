@@ -1,6 +1,7 @@
 """LedgerService: from the wire to the ledger and back. Who calls is the certificate's word, not the entry's."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -171,10 +172,11 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
 
 async def _settled(answers: Sequence[Any]) -> None:
-    """Wait until every entry is written or refused. A caller that goes away cancels none of them."""
-    waiting = [answer for answer in answers if not isinstance(answer, ServiceError) and not answer.done()]
-    if waiting:
-        await asyncio.wait(waiting)
+    """Wait until every entry is written or refused. A caller that goes away stops none of them: the writer goes on."""
+    for answer in answers:  # most are settled together: one wait for all of them
+        if not isinstance(answer, ServiceError) and not answer.done():
+            with contextlib.suppress(ServiceError):
+                await answer
 
 
 def _check_token(request: ledger_pb2.NewEntry, caller: Caller) -> None:

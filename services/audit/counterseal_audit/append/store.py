@@ -83,13 +83,17 @@ class AppendStore:
         async with connection(self._engine) as raw:
             return _head(await raw.fetchrow(_SELECT_HEAD, log_id))
 
-    async def append(self, log_id: int, step: Step, batch: Sequence[Prepared]) -> bool:
+    async def append(self, log_id: int, step: Step, batch: Sequence[Prepared], written: Callable[[], None]) -> bool:
         """Write a batch behind the head that `step` starts from; False when the head has moved or is closed.
 
+        written: called when it is durable, before the connection is given back: nobody need wait for that.
         Raises DuplicateIds, DataRefused.
         """
         async with connection(self._engine) as raw:
-            return await _append(raw, log_id, step, batch)
+            done = await _append(raw, log_id, step, batch)
+            if done:
+                written()
+            return done
 
     async def append_locked(
         self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step], *, closing: bool = False

@@ -249,16 +249,13 @@ class LogWriter:
                     raise LedgerUnavailable("the ledger's database does not answer") from error
                 await asyncio.sleep(RETRY_SECONDS * failures)
                 continue
-            if taken is None:
-                losses += 1
-                self._frontier = None
-                continue
-            self._see(taken.after)
-            for offset, one in enumerate(work):
-                _settle(one, Receipt(taken.before.size + offset, one.item.leaf_hash, one.item.entry, duplicate=False))
-            return
+            if taken:
+                return
+            losses += 1
+            self._frontier = None
 
-    async def _try(self, work: Sequence[_Pending], *, locked: bool) -> Step | None:
+    async def _try(self, work: Sequence[_Pending], *, locked: bool) -> bool:
+        """Append the entries behind the head that is known, or the one that is locked, and settle them if it went."""
         items = [one.item for one in work]
         if locked:
             floor = self.seen
@@ -267,12 +264,18 @@ class LogWriter:
             )
             if taken is None:
                 raise LogFrozen
-            return taken
+            self._written(work, taken)
+            return True
         if self._frontier is None:
             floor = self.seen
             self._frontier = self._checked(await self._store.head(self._log_id), floor)
         wanted = self._step(self._frontier, items)
-        return wanted if await self._store.append(self._log_id, wanted, items) else None
+        return await self._store.append(self._log_id, wanted, items, lambda: self._written(work, wanted))
+
+    def _written(self, work: Sequence[_Pending], taken: Step) -> None:
+        self._see(taken.after)
+        for offset, one in enumerate(work):
+            _settle(one, Receipt(taken.before.size + offset, one.item.leaf_hash, one.item.entry, duplicate=False))
 
     def _step(self, frontier: Frontier, items: Sequence[Prepared]) -> Step:
         return step(frontier, items, self._mac.of)
