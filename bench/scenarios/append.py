@@ -4,8 +4,8 @@ Subject: the audit service as it is deployed, on a PostgreSQL that keeps its pro
 called by an executor's certificate; an append is answered when it is durable. Floors: a server that reads the same
 requests and answers emptily, behind the same interceptor.
 
-Streams are measured in three ways: one stream for each caller, which waits for each answer; with a window, 4 streams
-that have 16 messages in flight each, one entry a message; and the same with 16 entries a message, as outboxes send them.
+Streams are measured in three ways: a stream for each caller, who waits for each answer; with a window, 4 streams that
+have 16 messages in flight each, one entry a message; and the same with 16 entries a message, as outboxes send them.
 The first two have 64 entries in flight, the last 1,024.
 
 Goals (docs/performance.md): unary >= 0.45 of an empty unary call; on 64 streams, which is how the goals were measured,

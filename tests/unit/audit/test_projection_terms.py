@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from counterseal.canonical import parse_strict
 from counterseal_audit.projection.engine import MOST_SELECTIVE_FIRST, UNREADABLE, Field, Query, Terms, blinder, terms_of
+from support import incidents
 from support.requirements import requirement
 
 BLIND = blinder(b"k" * 32)
@@ -66,6 +69,37 @@ def test_bytes_that_are_no_entry_do_not_stop_a_follower(data: bytes) -> None:
     terms = terms_of(7, data, BLIND)
     assert terms.index == 7
     assert [value for field, value in terms.values if field is Field.TYPE] == [UNREADABLE]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"type":"\\u0000","event_time_ms":1}',
+        b'{"type":"a","event_time_ms":1,"agent":"\\ud800"}',
+        b'{"type":"a\x00","event_time_ms":1}',
+        b'{"type":"a","event_time_ms":1,"agent":"\xed\xa0\x80"}',
+        b'{"type":"a","event_time_ms":9223372036854775808}',
+        b'{"type":"a","event_time_ms":' + b"9" * 5000 + b"}",
+        b'{"type":"a","event_time_ms":1,"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'["type"]',
+        b"5",
+        b"\xff",
+        b"",
+    ],
+    ids=lambda data: repr(data[:40]),
+)
+def test_what_no_column_takes_is_unreadable(data: bytes) -> None:
+    assert terms_of(0, data, BLIND).values == {(Field.ENTRY, ""), (Field.TYPE, UNREADABLE)}
+
+
+def test_recorded_entries_have_the_terms_of_what_they_say() -> None:
+    recorded = list(incidents.entries())
+    assert len(recorded) > 100
+    for data in recorded:
+        document = parse_strict(data)
+        spelt = json.dumps(document).encode()  # with every character beyond ASCII escaped: read the strict way
+        assert terms_of(3, data, BLIND) == terms_of(3, spelt, BLIND)
+        assert (Field.TYPE, document["type"]) in terms_of(3, data, BLIND).values
 
 
 def test_every_filter_must_hold_by_one_of_its_values() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from counterseal.canonical import parse_strict
+from counterseal.canonical import MAX_SAFE_INTEGER, JsonObject, parse_checked, parse_strict
 from counterseal.errors import NotCanonical
 
 UNREADABLE = "unreadable"
@@ -99,12 +99,9 @@ def blinder(key: bytes) -> Blind:
 
 def terms_of(index: int, entry: bytes, blind: Blind) -> Terms:
     """Return what is searchable of an entry. Never raises: unreadable bytes have a type of their own."""
-    try:
-        document = parse_strict(entry)
-    except NotCanonical:
-        document = {}
+    document = _document(entry)
     kind, time_ms = document.get("type"), document.get("event_time_ms")
-    if not isinstance(kind, str) or not isinstance(time_ms, int):
+    if not isinstance(kind, str) or not isinstance(time_ms, int) or abs(time_ms) > MAX_SAFE_INTEGER:
         return Terms(index, 0, frozenset({(Field.ENTRY, ""), (Field.TYPE, UNREADABLE)}))
     values = {(Field.ENTRY, ""), (Field.TYPE, kind)}
     values.update((field, document[name]) for field, name in _HEADER if isinstance(document.get(name), str))
@@ -115,6 +112,19 @@ def terms_of(index: int, entry: bytes, blind: Blind) -> Terms:
         values.update((Field.REASON_CODE, code) for code in _texts(data.get("reason_codes")))
         values.update((Field.EXTERNAL_ID, blind(value)) for value in _texts([data.get("external_id")]))
     return Terms(index, time_ms, frozenset(values))
+
+
+def _document(entry: bytes) -> JsonObject:
+    """Return what bytes hold that should be an entry, nothing for what is no JSON object.
+
+    They were checked when they were appended, and whoever reads them verifies them, so the quick way will do: it takes
+    a third of the time. What no column takes, a NUL or half a character, can be spelt with an escape only.
+    """
+    try:
+        document = parse_strict(entry) if b"\\u" in entry else parse_checked(entry.decode())
+    except (NotCanonical, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _tools(data: Mapping[str, Any]) -> Iterable[str]:
