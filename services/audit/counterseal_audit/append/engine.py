@@ -138,5 +138,5 @@ def step(before: Frontier, batch: Sequence[Prepared], seal: Callable[[Frontier],
         if not rest:
             nodes.append(Node(level, index, node))
 
-    after = before.extend((item.leaf_hash for item in batch), on_node)
+    after = before.extend([item.leaf_hash for item in batch], on_node)
     return Step(before, after, seal(after), tuple(nodes))

@@ -193,10 +193,11 @@ class LogWriter:
         Other content is judged behind it, by what is in the log then: which of two is the stored one only the log says.
         """
         while batch:
-            firsts: dict[str, _Pending] = {}
-            for one in batch:
-                firsts.setdefault(one.item.event_id, one)
-            await self._settle_all(list(firsts.values()))
+            firsts = {one.item.event_id: one for one in reversed(batch)}
+            if len(firsts) == len(batch):
+                await self._settle_all(batch)
+                return
+            await self._settle_all([one for one in batch if one is firsts[one.item.event_id]])
             others: list[_Pending] = []
             for one in batch:
                 first = firsts[one.item.event_id]
