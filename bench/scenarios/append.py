@@ -222,4 +222,4 @@ async def _latency(settings: Settings, result: Result, empty: Side, unary: Side,
     commit = statistics.median(one.p50_ms for one in written.floor)
     detail = f"p50 {append:.2f} ms | floor: empty call {call:.2f} ms and {COMMITS} commits {commit:.2f} ms"
     name = "p50 of an idle unary append against an empty call and three commits"
-    result.figures.append(Figure(name, append / (call + commit), "x", None, at_most=True, detail=detail))
+    result.figures.append(Figure(name, append / (call + commit), "x", 1, at_most=True, detail=detail))

@@ -38,7 +38,8 @@ def _entry(
     )
     if head is not None:
         entry.signed_size = head.size
-        entry.signed_time.FromMilliseconds(head.publish_time_ms)
+        seconds, ms = divmod(head.publish_time_ms, 1000)
+        entry.signed_time.seconds, entry.signed_time.nanos = seconds, ms * 1_000_000
     return entry
 
 

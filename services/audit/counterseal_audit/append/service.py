@@ -122,21 +122,28 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         seconds: how long entries that are durable may wait for what `mode` asks beyond that.
         """
         await _settled(answers)
+        mode = self._cover.check_mode(mode)
         taken: dict[int, tuple[int, Receipt]] = {}
         results: list[ledger_pb2.AppendResult | None] = [None] * len(requests)
         for position, (request, answer) in enumerate(zip(requests, answers, strict=True)):
             try:
                 if isinstance(answer, ServiceError):
                     raise answer
-                taken[position] = (await self._log_of(request, answer.result()), answer.result())
+                receipt = answer.result()
+                log_id = receipt.log_id  # the closed log before the tenant's, where it is in that one
+                if not log_id:
+                    log_id = (self._ledger.at_hand(request.tenant) or await self._ledger.open(request.tenant))[0].log_id
+                taken[position] = log_id, receipt
             except ServiceError as error:
                 if error.code in ("UNAVAILABLE", "INTERNAL"):
                     raise
                 results[position] = convert.refused(request.event_id, error)
-        proven = await self._proven(requests, taken, self._cover.check_mode(mode), seconds)
+        proven = {} if mode == DURABLE else await self._proven(requests, taken, mode, seconds)
         for position, (log_id, receipt) in taken.items():
             event_id, head = requests[position].event_id, self._heads.get(log_id)
-            if position in proven:
+            if mode == DURABLE:
+                results[position] = convert.appended(event_id, receipt, head)
+            elif position in proven:
                 results[position] = convert.appended(event_id, receipt, head, *proven[position])
             else:
                 results[position] = convert.unmet(event_id, receipt, head)
@@ -150,8 +157,6 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         seconds: float,
     ) -> dict[int, "tuple[ledger_pb2.AppendMode.ValueType, bytes]"]:
         """Return how far each entry got and its proof, by position; without those that are behind what was asked."""
-        if mode == DURABLE:
-            return dict.fromkeys(taken, (DURABLE, b""))
         groups: dict[int, dict[int, Wanted]] = {}
         for position, (log_id, receipt) in taken.items():
             groups.setdefault(log_id, {})[position] = Wanted(receipt.index, requests[position].disclosures)
@@ -162,13 +167,6 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             reached = WITNESSED if checkpoint.published.witnessed else ledger_pb2.APPEND_MODE_CHECKPOINTED
             proven |= {position: (reached, proof) for position, proof in zip(groups[log_id], proofs, strict=True)}
         return proven
-
-    async def _log_of(self, request: ledger_pb2.NewEntry, receipt: Receipt) -> int:
-        """Return the log that holds an entry: the tenant's, or the closed one before it."""
-        return (
-            receipt.log_id
-            or (self._ledger.at_hand(request.tenant) or await self._ledger.open(request.tenant))[0].log_id
-        )
 
 
 async def _settled(answers: Sequence[Any]) -> None:

@@ -59,7 +59,7 @@ class Receipt:
     index: int
     leaf_hash: bytes
     entry: bytes
-    duplicate: bool
+    duplicate: bool = False
     log_id: int = 0
 
 
@@ -275,8 +275,9 @@ class LogWriter:
 
     def _written(self, work: Sequence[_Pending], taken: Step) -> None:
         self._see(taken.after)
-        for offset, one in enumerate(work):
-            _settle(one, Receipt(taken.before.size + offset, one.item.leaf_hash, one.item.entry, duplicate=False))
+        for index, one in enumerate(work, taken.before.size):
+            item = one.item
+            _settle(one, Receipt(index, item.leaf_hash, item.entry))
 
     def _step(self, frontier: Frontier, items: Sequence[Prepared]) -> Step:
         return step(frontier, items, self._mac.of)
