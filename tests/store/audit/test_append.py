@@ -22,7 +22,7 @@ from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
 from counterseal_audit.append.engine import Prepared, SealedPayload, step
 from counterseal_audit.append.mac import HeadMac
-from counterseal_audit.append.store import AppendStore
+from counterseal_audit.append.store import AppendStore, _joined
 from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
 from counterseal_audit.database import connection, unsafe_settings
 from support.audit import append, append_one, replica, stored
@@ -274,6 +274,13 @@ async def test_a_connection_that_the_server_ended_does_not_stay_in_the_pool(fres
             await append_one(parts, changed(stream=f"plan:after-{seq}"))
         async with connection(parts.engine) as raw:
             assert raw.get_server_pid() != pid
+
+
+def test_hashes_that_are_not_hashes_are_not_joined() -> None:
+    assert _joined([b"a" * 32, b"b" * 32]) == b"a" * 32 + b"b" * 32
+    for bad in ([b"a" * 31], [b"a" * 31, b"b" * 33]):
+        with pytest.raises(ValueError, match="length"):
+            _joined(bad)
 
 
 async def test_a_closed_log_refuses(fresh_database: FreshDatabase) -> None:
