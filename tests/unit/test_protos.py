@@ -14,7 +14,7 @@ BUF = Path(sysconfig.get_path("scripts")) / "buf"
 BASELINE = ROOT / "protos" / "baseline.binpb"
 PLAN = "protos/counterseal/api/executor/v1/plan.proto"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("protos")]  # one makes the environment
 
 
 @pytest.fixture(scope="module")
