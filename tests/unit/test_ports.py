@@ -9,6 +9,8 @@ import pytest
 
 from counterseal.embedded import ports
 
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ports are reserved on Linux only")
+
 
 def test_no_port_is_one_that_an_outgoing_connection_may_have() -> None:
     assert max(ports.free_port() for _ in range(50)) < 32_768
@@ -36,7 +38,7 @@ def another_process_gets(port: int) -> bool:
     return done.stdout == "given\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ports are reserved on Linux only")
+@on_linux
 def test_a_port_stays_its_process_s_while_no_server_is_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = ports.free_port()
     assert not another_process_gets(port)
@@ -49,7 +51,7 @@ def test_a_port_stays_its_process_s_while_no_server_is_on_it(tmp_path: Path, mon
     assert ports.kept_port(file) == port, "the process that has it starts its server again"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ports are reserved on Linux only")
+@on_linux
 def test_only_the_ports_given_out_last_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_KEPT", 1)
     first, second = ports.free_port(), ports.free_port()
