@@ -46,36 +46,29 @@ async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        try:
-            up_reader, up_writer = await asyncio.open_connection(host, port)
-        except BaseException:  # a cancelled one, too: no end of a connection outlives the loop
-            writer.transport.abort()
-            raise
+        ends = [writer]
+        pumps: list[asyncio.Task[None]] = []
         gate = line.gates() if line.gates is not None else None
         try:
+            up_reader, up_writer = await asyncio.open_connection(host, port)
+            ends.append(up_writer)
             start = await reader.readexactly(8)
             if start == _SSL_REQUEST:  # the relay reads what passes, so there is no TLS here
                 writer.write(b"N")
                 start = await reader.readexactly(8)
-        except BaseException as error:
-            for stream in (writer, up_writer):
-                stream.transport.abort()
-            if isinstance(error, asyncio.IncompleteReadError | OSError):
-                return
-            raise
-        pumps = [
-            asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, gate, start)),
-            asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate)),
-        ]
-        try:
-            with contextlib.suppress(asyncio.CancelledError):  # the end of the proxy, not an error of the connection
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            pumps += [
+                asyncio.create_task(_pump(reader, up_writer, line.client, line.cut_client, line, gate, start)),
+                asyncio.create_task(_pump(up_reader, writer, line.server, line.cut_server, line, gate)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
+            pass  # the client went away, or the proxy ends
         finally:
+            for stream in ends:  # before anything is awaited: the end of the proxy may cancel that, too
+                stream.transport.abort()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for stream in (writer, up_writer):
-                stream.transport.abort()
             tasks.discard(task)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
