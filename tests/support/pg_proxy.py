@@ -41,10 +41,14 @@ class Line:
 async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
     """Yield the local port of a proxy to one server."""
     tasks: set[asyncio.Task[None]] = set()
+    closing = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if closing.is_set():
+            writer.transport.abort()
+            return
         tasks.add(task)
         ends = [writer]
         pumps: list[asyncio.Task[None]] = []
@@ -75,10 +79,13 @@ async def proxy(host: str, port: int, line: Line) -> AsyncIterator[int]:
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        closing.set()
         server.close()
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(10):  # what was accepted in the last moment is closed too, and what was aborted is lost
+            await asyncio.sleep(0)
 
 
 async def _pump(

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc, retention_pb2_grpc
 from counterseal.api.audit.v1 import retention_pb2 as pb
+from counterseal.errors import LedgerUnavailable
 from counterseal.ids import new_id
 from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries
@@ -28,6 +29,7 @@ from support.erasing import finish, order
 from support.payloads import admin, asked, opened, search
 from support.postgres import FreshDatabase, ServiceDatabase
 from support.requirements import requirement
+from support.shapes import ENVIRONMENT
 
 OPERATOR: dict[str, Any] = {"roles": ("operator",), "subject": "user:olga", "person_id": "p-olga"}
 SECOND: dict[str, Any] = {"roles": ("operator",), "subject": "user:pat", "person_id": "p-pat"}
@@ -340,6 +342,31 @@ async def test_a_restored_backup_is_erased_again_from_the_exported_log(
     found = await search(restored, {"key": wrapped.encode()})
     assert found["key"] == []
     await admin(database, f'DROP DATABASE "{backup}" WITH (FORCE)')
+
+
+@requirement("erasure:survives-a-restore")
+async def test_keys_that_somebody_still_sees_are_said_to_be_there(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with audit_server(database) as server:
+        first = await sealed(server, text="the secret of ana")
+    find = "SELECT dek_id, wrapped FROM ledger_dek WHERE subject = $1"
+    ((dek, wrapped),) = await admin(database, find, first.pseudonyms["user:ana"])
+    orders = reapply.Orders()
+    orders.declared.deks.add(str(dek))
+    owner = create_async_engine(database.owner_dsn.replace("postgresql://", "postgresql+asyncpg://", 1))
+    backup = await asyncpg.connect(database.admin_dsn)
+    try:
+        await backup.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        await backup.execute("SELECT 1")
+        with pytest.raises(LedgerUnavailable, match="run this again"):
+            await reapply.reapply(owner, "acme", ENVIRONMENT, orders)
+        assert (await search(database, {"key": wrapped.encode()}))["key"]
+        await backup.close()
+        assert (await reapply.reapply(owner, "acme", ENVIRONMENT, orders)).destroyed_key_count == 0
+        assert (await search(database, {"key": wrapped.encode()}))["key"] == []
+    finally:
+        await backup.close()
+        await owner.dispose()
 
 
 async def copy(database: ServiceDatabase, source: str, target: str) -> None:

@@ -268,6 +268,47 @@ async def test_a_destroyed_key_is_in_no_live_file_at_once(fresh_database: FreshD
     assert {name: files for name, files in live.items() if files} == {}
 
 
+HOLDERS = {
+    "sees the row": ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "SELECT 1"),
+    "dumps the table": ("BEGIN", "LOCK TABLE ledger_dek IN ACCESS SHARE MODE"),
+}
+
+
+@requirement("erasure:complete")
+@pytest.mark.parametrize("holder", HOLDERS)
+async def test_nobody_is_told_that_it_is_done_while_a_file_holds_the_key(
+    fresh_database: FreshDatabase, holder: str
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as parts:
+        eraser = parts.retention.eraser
+        await append_one(parts, asked("user:ana", "secret"))
+        job = await order(parts)
+        ((wrapped,),) = await admin(database, "SELECT wrapped FROM ledger_dek WHERE subject <> ''")
+        key = {"key": wrapped[:32].encode()}
+        backup = await asyncpg.connect(database.admin_dsn)
+        try:
+            for statement in HOLDERS[holder]:
+                await backup.execute(statement)
+            await eraser.advance(job.job_id)
+            assert (await search(database, key))["key"], "the backup's transaction keeps it there"
+            assert (await state(parts, job.job_id)).state is State.ERASING
+            taken = await append_one(parts, asked("user:bob", "meanwhile"))
+            assert await opened(parts, taken.index), "nobody else waits for the backup"
+            eraser.scrubber.again_ms.clear()
+            await eraser.advance(job.job_id)
+            assert (await state(parts, job.job_id)).state is State.ERASING
+        finally:
+            await backup.close()
+        await eraser.advance(job.job_id)
+        assert (await state(parts, job.job_id)).state is State.ERASING, "it is not tried again and again"
+        eraser.scrubber.again_ms.clear()
+        await eraser.advance(job.job_id)
+        assert (await state(parts, job.job_id)).state is State.WAITING
+        assert (await search(database, key))["key"] == []
+        assert (await finish(parts, job.job_id)).state is State.FINISHED
+
+
 @requirement("erasure:complete")
 async def test_keys_are_destroyed_behind_the_appends_that_hold_the_head(fresh_database: FreshDatabase) -> None:
     database = fresh_database("audit")

@@ -20,6 +20,7 @@ from counterseal_audit.retention.eraser import Eraser
 from counterseal_audit.retention.holds import Holds
 from counterseal_audit.retention.orders import Orders
 from counterseal_audit.retention.own_outbox import OwnLedger
+from counterseal_audit.retention.scrubbing import Scrubber
 from counterseal_audit.retention.service import RetentionServicer
 from counterseal_audit.retention.sweeper import Sweeper
 from counterseal_audit.second_person import SecondPerson
@@ -59,7 +60,7 @@ def assemble(
     outbox, holds = Outbox(engine, OwnLedger(ledger)), Holds(engine, environment)
     return Retention(
         outbox,
-        Eraser(engine, outbox, keys, environment, backup_days, clock),
+        Eraser(engine, outbox, keys, environment, backup_days, clock, Scrubber(engine)),
         Sweeper(engine, logs, outbox, holds, environment, clock, new_id),
         RetentionServicer(
             engine,

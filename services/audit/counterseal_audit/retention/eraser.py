@@ -21,6 +21,7 @@ from counterseal_audit.retention import engine, job_store, payload_store
 from counterseal_audit.retention.database import retaining, see, transaction
 from counterseal_audit.retention.engine import Range, State
 from counterseal_audit.retention.job_store import Job
+from counterseal_audit.retention.scrubbing import Scrubber
 
 BATCH_ENTRIES = 10_000
 LOOK_SECONDS = 1.0
@@ -38,6 +39,7 @@ class Eraser:
     environment: str
     backup_days: int
     clock: Clock
+    scrubber: Scrubber
     batch_entries: int = BATCH_ENTRIES
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -67,8 +69,11 @@ class Eraser:
         """Take one step; returns whether there may be another at once."""
         async with transaction(self.database) as conn:
             job = await job_store.job(conn, job_id)
+            all_deleted = all(part.done for part in await job_store.ranges(conn, job_id))
         if job is None or job.state is State.FINISHED:
             return False
+        if job.state is State.ERASING and all_deleted and not await self.scrubber.scrub(job_id):
+            return False  # nobody is told that it is done while a file holds the key
         ordered_at = 0
         if job.state is State.ORDERED:  # nothing is destroyed before the log says that it was ordered
             ordered_at = (await self.outbox.deliver(job.event_id)).index
@@ -85,7 +90,7 @@ class Eraser:
             else:
                 return await self._delete(conn, job)
         self.keys.forget(destroyed)
-        await self._scrub()
+        await self.scrubber.scrub(job_id)
         return True
 
     async def _destroy(self, conn: AsyncConnection, job: Job, ordered_at: int) -> list[UUID]:
@@ -100,10 +105,6 @@ class Eraser:
             await job_store.set_seen(conn, job.job_id, log_id, ordered_at if log_id == logs[-1] else size)
         await job_store.set_job(conn, job.job_id, State.ERASING, deks=map(str, destroyed))
         return destroyed
-
-    async def _scrub(self) -> None:
-        async with transaction(self.database) as conn, retaining(conn):
-            await payload_store.scrub_keys(conn)
 
     async def _delete(self, conn: AsyncConnection, job: Job) -> bool:
         """Delete one batch; after the last one say what was erased, in the same transaction."""

@@ -66,8 +66,24 @@ async def destroy_keys(conn: AsyncConnection, log_id: int, person: str) -> list[
     return [UUID(str(row.dek_id)) for row in found]
 
 
+async def open_transactions(conn: AsyncConnection) -> set[str]:
+    """Return the transactions that are open in this database but for this one, whoever's they are."""
+    found = await rows(
+        conn,
+        "SELECT l.virtualxid FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'virtualxid'"
+        " AND l.virtualxid = l.virtualtransaction AND a.datname = current_database() AND l.pid <> pg_backend_pid()",
+    )
+    return {row.virtualxid for row in found}
+
+
 async def scrub_keys(conn: AsyncConnection) -> None:
-    """Write the table of keys anew, so that no page holds a destroyed one any more."""
+    """Write the table of keys anew, so that no page holds a destroyed one any more.
+
+    A row that some open transaction may still see is written again: nothing may be open that was when keys were
+    destroyed. The table is waited for shortly: appends of sealed fields queue behind whoever waits for it. Raises
+    LedgerUnavailable, as part of `transaction`, when somebody holds it.
+    """
+    await run(conn, "SET LOCAL lock_timeout = '200ms'")
     await run(conn, "SELECT ledger_scrub_keys()")
 
 

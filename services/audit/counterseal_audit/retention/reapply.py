@@ -32,6 +32,7 @@ from counterseal_audit.retention import engine, job_store, payload_store
 from counterseal_audit.retention.database import run as execute
 from counterseal_audit.retention.database import see, transaction
 from counterseal_audit.retention.engine import Range, State
+from counterseal_audit.retention.scrubbing import Scrubber
 
 COMMANDS = ("reapply-erasures",)
 BATCH_ENTRIES = 10_000
@@ -162,8 +163,11 @@ async def reapply(database: AsyncEngine, tenant: str, environment: str, orders: 
             batch = rest.batch(BATCH_ENTRIES)
             rows += await _delete(database, batch, orders.declared)
             rest = Range(log_id, batch.end_idx, size)
-    async with transaction(database) as conn:
-        await payload_store.scrub_keys(conn)
+    if not await Scrubber(database, as_owner=True).scrub():
+        raise LedgerUnavailable(
+            "everything is applied, but an open transaction may still see the destroyed keys, so they are in a file:"
+            " end it and run this again"
+        )
     return Applied(len(orders.declared.jobs), keys, rows)
 
 
