@@ -4,7 +4,6 @@ Messages are numbered from 0 in each direction; message 0 of the client is the s
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
