@@ -88,7 +88,7 @@ def _processes_below(home: Path) -> list[str]:
 async def test_an_evening_with_the_commands(console: Console) -> None:
     assert "nobody is logged in" in await console.run("approvals", "list", code=5)
     await console.run("login", *AGENT, "--user", "ana")
-    for user in ("ida", "omar", "olga"):
+    for user in ("ida", "ada", "omar", "olga"):
         await console.run("login", "--user", user)
     await console.run("login", "--user", "mallory", code=5)
 
@@ -251,6 +251,29 @@ async def _take_home(console: Console, export: Path) -> None:
     assert (export / "checkpoint").read_bytes() == held
 
 
+async def _read_a_closed_log(console: Console, found: list[dict[str, Any]], size: int) -> None:
+    """An entry is named as it is shown; by its id it is found in whichever log has it."""
+    proposed = next(one for one in found if one["entry"]["type"] == "plan.proposed")
+    index, event_id = proposed["index"], proposed["entry"]["event_id"]
+    for name in (event_id, f"0/{index}"):
+        one = await console.json("audit", "get", name)
+        assert (one["shard"], one["index"], one["entry"]) == (0, index, proposed["entry"])
+        proof = console.home / "closed.tlog-proof"
+        told = await console.json("audit", "proof", name, "--out", str(proof))
+        assert (told["shard"], told["index"]) == (0, index)
+        words = ("audit", "disclose", name, "--name", "objective", "--purpose", "case-1")
+        shown = await console.json(*words, "--user", "ada")
+        assert (shown["shard"], shown["index"], list(shown["fields"])) == (0, index, ["objective"])
+    assert (await console.json("audit", "get", "0"))["shard"] == 1
+    assert (await console.json("audit", "get", "1/0"))["entry"]["type"] == "log.genesis"
+    for wrong in ("1/", "/1", "a/1", "-1", "1/2/3"):
+        assert "shard/index" in await console.run("audit", "get", "--", wrong, code=3)
+    count = size - index + 2
+    tailed = await console.run("audit", "tail", "--from", f"0/{index}", "--count", str(count), "--json")
+    places = [(one["shard"], one["index"]) for one in map(json.loads, tailed.splitlines())]
+    assert places == [*((0, at) for at in range(index, size)), (1, 0), (1, 1)]
+
+
 async def _carry_on_in_another_log(console: Console, plan_digest: str) -> None:
     """The log is closed and the next begun; a closed log can be taken home, and what it holds is still found."""
     for words in (("audit", "freeze", "--reason-code", "DRILL_ENDED"), ("audit", "shard")):
@@ -265,6 +288,7 @@ async def _carry_on_in_another_log(console: Console, plan_digest: str) -> None:
     assert [(one["shard"], one["indexed_size"] == one["size"]) for one in found["shards"]] == [(0, True), (1, True)]
     assert {one["shard"] for one in found["entries"]} == {0}
     assert "of shard 0]" in await console.run("explain", plan_digest)
+    await _read_a_closed_log(console, found["entries"], found["shards"][0]["size"])
     online = await console.json("explain", plan_digest)
     offline = await console.json("explain", plan_digest, "--from", str(export))
     assert online["entries"] == offline["entries"]

@@ -59,12 +59,14 @@ from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.choosing import Choosing
 from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.prover import Prover
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.tailing import Tailer
 from counterseal_audit.reader.trees import Trees
 from counterseal_audit.retention.assembly import Retention
 from counterseal_audit.retention.assembly import assemble as retention_parts
@@ -385,13 +387,15 @@ async def audit_server(
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
         trees = Trees(parts.reader)
+        choosing = Choosing(parts.logs, ENVIRONMENT)
         reader = ReaderServicer(
             parts.logs,
+            choosing,
             parts.reader,
             trees,
             Prover(parts.logs, parts.checkpoints, parts.reader, trees, ENVIRONMENT),
             parts.checkpoints,
-            parts.ledger,
+            Tailer(choosing, parts.reader, parts.ledger, stopping),
             parts.retention.discloser,
             parts.searcher,
             parts.recorder,

@@ -25,6 +25,7 @@ class TinyLedger(ledger_pb2_grpc.LedgerServiceServicer):
     def __init__(self, producer: str = "executor") -> None:
         self.producer = producer
         self.log: list[bytes] = []
+        self.closed: list[list[bytes]] = []
         self.requests: list[ledger_pb2.NewEntry] = []
         self.down = False
         self.unreadable = False
@@ -42,6 +43,17 @@ class TinyLedger(ledger_pb2_grpc.LedgerServiceServicer):
     def log_of(self, tenant: str) -> list[bytes]:
         """The entries of one tenant, as its own log."""
         return [data for data in self.log if entries.parse(data).tenant == tenant]
+
+    def shard_of(self, tenant: str, shard: int) -> list[bytes]:
+        """The entries of one tenant in its logs before, and in the newest."""
+        if shard == len(self.closed):
+            return self.log_of(tenant)
+        return [data for data in self.closed[shard] if entries.parse(data).tenant == tenant]
+
+    def continue_logs(self) -> None:
+        """Close every tenant's log and begin the next one."""
+        self.closed.append(self.log)
+        self.log = []
 
     def append(self, request: ledger_pb2.NewEntry) -> ledger_pb2.AppendResult:
         reason = self.refuse.get(request.event_id)
@@ -99,16 +111,20 @@ class TinyReader(reader_pb2_grpc.LedgerReaderServiceServicer):
         self, request: reader_pb2.TailEntriesRequest, context: Any
     ) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
         at = request.from_index
+        shard = request.shard if request.HasField("shard") else len(self.ledger.closed)
         self.ledger.tails.append((request.tenant, at))
         while not self.ledger.down:
-            log = self.ledger.log_of(request.tenant)
+            following = shard + 1 if shard < len(self.ledger.closed) else None
+            log = self.ledger.shard_of(request.tenant, shard)
             found = [
-                reader_pb2.LedgerEntry(index=at + offset, entry=data, leaf_hash=leaf_hash(data))
+                reader_pb2.LedgerEntry(index=at + offset, entry=data, leaf_hash=leaf_hash(data), shard=shard)
                 for offset, data in enumerate(log[at : at + 100])
             ]
             at += len(found)
-            yield reader_pb2.TailEntriesResponse(entries=found, size=len(log))
-            if not found:
+            yield reader_pb2.TailEntriesResponse(entries=found, size=len(log), shard=shard, next_shard=following)
+            if not found and following is not None:
+                shard, at = following, 0
+            elif not found:
                 await asyncio.sleep(0.05)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
 
@@ -118,12 +134,14 @@ class TinyReader(reader_pb2_grpc.LedgerReaderServiceServicer):
         if self.ledger.down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         self.ledger.lists.append((request.tenant, request.from_index))
-        log, at = self.ledger.log_of(request.tenant), request.from_index
+        shard, at = request.shard if request.HasField("shard") else len(self.ledger.closed), request.from_index
+        log = self.ledger.shard_of(request.tenant, shard)
         found = [
-            reader_pb2.LedgerEntry(index=at + offset, entry=data, leaf_hash=leaf_hash(data))
+            reader_pb2.LedgerEntry(index=at + offset, entry=data, leaf_hash=leaf_hash(data), shard=shard)
             for offset, data in enumerate(log[at : at + min(request.page_size, self.ledger.page_size)])
         ]
-        return reader_pb2.ListEntriesResponse(entries=found, size=len(log))
+        following = shard + 1 if shard < len(self.ledger.closed) else None
+        return reader_pb2.ListEntriesResponse(entries=found, size=len(log), shard=shard, next_shard=following)
 
     async def GetCheckpoint(  # noqa: N802
         self, request: reader_pb2.GetCheckpointRequest, context: Any

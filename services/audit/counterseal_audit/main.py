@@ -33,11 +33,13 @@ from counterseal_audit.payloads.keys import DataKeys
 from counterseal_audit.payloads.sealing import Sealing
 from counterseal_audit.projection.follower import Follower
 from counterseal_audit.projection.store import ProjectionStore
+from counterseal_audit.reader.choosing import Choosing
 from counterseal_audit.reader.prover import Prover
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
+from counterseal_audit.reader.tailing import Tailer
 from counterseal_audit.reader.trees import Trees
 from counterseal_audit.retention import reapply
 from counterseal_audit.retention.assembly import assemble
@@ -121,13 +123,15 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     operators = frozenset(config.operator_roles)
     recorder = ExportRecorder(logs, entries, ledger, pseudonyms, rt.clock, rt.new_id)
     trees = Trees(entries)
+    choosing = Choosing(logs, rt.environment)
     reader = ReaderServicer(
         logs,
+        choosing,
         entries,
         trees,
         Prover(logs, checkpoints, entries, trees, rt.environment),
         checkpoints,
-        ledger,
+        Tailer(choosing, entries, ledger, rt.stopping),
         retention.discloser,
         searcher,
         recorder,

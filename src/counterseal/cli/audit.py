@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from counterseal.cli.entry_name import METAVAR
 from counterseal.cli.options import add_options
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def register(subparsers: "Subparsers") -> None:
     audit_read.register(commands)
 
     one = commands.add_parser("proof", help="write one entry with its offline proof (C2SP tlog-proof)")
-    one.add_argument("entry", metavar="INDEX|EVENT_ID")
-    one.add_argument("--out", metavar="FILE", help="default: <index>.tlog-proof")
+    one.add_argument("entry", metavar=METAVAR)
+    one.add_argument("--out", metavar="FILE", help="default: <index>.tlog-proof, <shard>-<index> in a later log")
     one.add_argument("--vkey", metavar="FILE_OR_STRING", help="the key that you pinned, default: the log's own word")
     add_options(one)
     one.set_defaults(run=_prove)

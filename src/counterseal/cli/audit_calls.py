@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from counterseal.cli import exits
 from counterseal.cli.audit_verify import Directory, as_json, exit_code, manifest_of, read_vkey, show
+from counterseal.cli.entry_name import parse_entry_name, place_name
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress
-from counterseal.errors import InputInvalid, NotFound
-from counterseal.ids import is_id
+from counterseal.errors import NotFound
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
@@ -149,39 +149,46 @@ def prove(args: argparse.Namespace) -> int:
     """Write one entry and its offline proof (C2SP tlog-proof) after checking them against the log's key."""
     from counterseal.cli.session import as_person
 
-    by_index = args.entry.isascii() and args.entry.isdigit() and len(args.entry) < 19
-    if not by_index and not is_id(args.entry):
-        raise InputInvalid("an entry is named by its index or its event id")
+    named = parse_entry_name(args.entry)
     try:
         pinned = read_vkey(args.vkey) if args.vkey else None
     except VerificationError as error:
         complain(f"--vkey: {error.message}")
         return exits.USAGE
-    found: list[tuple[int, bytes, bytes, str]] = []
+    found: list[tuple[reader_pb2.LedgerEntry, bytes, str]] = []
 
     async def work(person: "Person") -> int:
-        entry = (await (person.entry(index=int(args.entry)) if by_index else person.entry(event_id=args.entry))).entry
-        head = await person.checkpoint()
-        proof = await person.inclusion_proof(entry.index, head.size)
-        found.append((entry.index, entry.entry, proof.tlog_proof, head.vkey))
+        entry = (await person.entry(**named)).entry
+        head = await person.checkpoint(entry.shard)
+        proof = await person.inclusion_proof(entry.index, head.size, entry.shard)
+        found.append((entry, proof.tlog_proof, head.vkey))
         return exits.OK
 
     code = as_person(args, work)
     if code != exits.OK:
         return code
-    ((index, entry, proof, vkey),) = found
+    ((entry, proof, vkey),) = found
     try:
-        checkpoint = proofs.parse(proof).verify(entry, [pinned or VerifierKey.parse(vkey)])
+        checkpoint = proofs.parse(proof).verify(entry.entry, [pinned or VerifierKey.parse(vkey)])
     except VerificationError as error:
         complain(error.diagnostics())
         return exits.TAMPERED
-    out = Path(args.out or f"{index}.tlog-proof")
+    where = place_name(entry.shard, entry.index)
+    out = Path(args.out or f"{where.replace('/', '-')}.tlog-proof")
     out.write_bytes(proof)
-    out.with_suffix(".entry.json").write_bytes(entry)
+    out.with_suffix(".entry.json").write_bytes(entry.entry)
     if args.json:
-        emit({"index": index, "size": checkpoint.size, "origin": checkpoint.origin, "proof": str(out)})
+        emit(
+            {
+                "index": entry.index,
+                "shard": entry.shard,
+                "size": checkpoint.size,
+                "origin": checkpoint.origin,
+                "proof": str(out),
+            }
+        )
     else:
-        say(f"entry        {index} of {checkpoint.size}, log {checkpoint.origin}")
+        say(f"entry        {where} of {checkpoint.size}, log {checkpoint.origin}")
         say(f"proof        {out}, verified{'' if pinned else ' with the key that the service names; pin it'}")
         say(f"entry bytes  {out.with_suffix('.entry.json')}")
     return exits.OK

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from counterseal.canonical import parse_strict
 from counterseal.cli import exits
 from counterseal.cli.audit_export import time_ms
+from counterseal.cli.entry_name import METAVAR, parse_entry_name, parse_place, place_name
 from counterseal.cli.options import add_options
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress
 from counterseal.errors import InputInvalid
-from counterseal.ids import is_id
 
 if TYPE_CHECKING:
     from counterseal.api.audit.v1 import reader_pb2
@@ -32,7 +32,7 @@ _TEXTS = (
 def register(commands: "Subparsers") -> None:
     """Add the subcommands."""
     one = commands.add_parser("get", help="print one entry")
-    one.add_argument("entry", metavar="INDEX|EVENT_ID")
+    one.add_argument("entry", metavar=METAVAR)
     add_options(one)
     one.set_defaults(run=run_get)
 
@@ -48,7 +48,9 @@ def register(commands: "Subparsers") -> None:
     one.set_defaults(run=run_search)
 
     one = commands.add_parser("tail", help="print entries as they come, until Ctrl-C")
-    one.add_argument("--from", dest="start", type=int, metavar="INDEX", help="first index, default: only new entries")
+    one.add_argument(
+        "--from", dest="start", metavar="[SHARD/]INDEX", help="first entry, default: only new ones; later logs follow"
+    )
     one.add_argument("--count", type=int, default=0, metavar="N", help="stop after so many, default: never")
     add_options(one)
     one.set_defaults(run=run_tail)
@@ -60,12 +62,10 @@ def register(commands: "Subparsers") -> None:
 
 def run_get(args: argparse.Namespace) -> int:
     """Print one entry by index or event id."""
-    by_index = args.entry.isascii() and args.entry.isdigit() and len(args.entry) < 19
-    if not by_index and not is_id(args.entry):
-        raise InputInvalid("an entry is named by its index or its event id")
+    named = parse_entry_name(args.entry)
 
     async def work(person: "Person") -> int:
-        answer = await (person.entry(index=int(args.entry)) if by_index else person.entry(event_id=args.entry))
+        answer = await person.entry(**named)
         shown = _as_json(answer.entry)
         if args.json:
             emit({**shown, "size": answer.size, "signed_size": answer.signed_size})
@@ -102,7 +102,7 @@ def run_search(args: argparse.Namespace) -> int:
             page = [_as_json(entry) for entry in answer.entries]
             found += page if args.json else []
             for one in page if not args.json else ():
-                say(_line(one, f"{one['shard']}/{one['index']}" if several else ""))
+                say(_line(one, several=several))
             left -= len(page)
             request.page_token = answer.next_page_token
             if not answer.next_page_token or (args.limit and left <= 0):
@@ -133,12 +133,16 @@ def run_search(args: argparse.Namespace) -> int:
 
 
 def run_tail(args: argparse.Namespace) -> int:
-    """Print entries one a line, as they are appended."""
+    """Print entries one a line, as they are appended, in the newest log and those that will continue it."""
+    shard, start = parse_place(args.start) if args.start is not None else (None, None)
 
     async def work(person: "Person") -> int:
-        start = args.start if args.start is not None else (await person.checkpoint()).log_size
+        first, after = start, shard
+        if first is None or after is None:
+            head = await person.checkpoint()
+            first, after = head.log_size if first is None else first, head.shard
         left = args.count
-        async for part in person.tail(start):
+        async for part in person.tail(first, after):
             for entry in part.entries:
                 emit(_as_json(entry)) if args.json else say(_line(_as_json(entry)))
                 left -= 1
@@ -181,9 +185,10 @@ def _as_json(entry: "reader_pb2.LedgerEntry") -> dict[str, Any]:
     }
 
 
-def _line(shown: dict[str, Any], place: str = "") -> str:
+def _line(shown: dict[str, Any], *, several: bool = False) -> str:
     entry = shown["entry"]
     data = entry["data"]
     what = " ".join(f"{name}={value}" for name, value in data.items() if isinstance(value, str | int))
     about = " ".join(filter(None, (str(entry.get("plan_digest", ""))[:19], entry.get("step", ""))))
-    return f"{place or shown['index']:>8}  {entry['type']:<24}{about:<24}{what[:160]}"
+    place = place_name(shown["shard"], shown["index"], several=several)
+    return f"{place:>8}  {entry['type']:<24}{about:<24}{what[:160]}"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterseal.cli import exits, payload_check
+from counterseal.cli.entry_name import METAVAR, parse_entry_name, place_name
 from counterseal.cli.options import add_options
 from counterseal.cli.output import complain, emit, fenced, say
 from counterseal.errors import InputInvalid, LogForked
@@ -52,7 +53,7 @@ def register(commands: "Subparsers") -> None:
     _finish(one, holds)
 
     one = commands.add_parser("disclose", help="show chosen sealed fields of an entry; the log records that you did")
-    one.add_argument("entry", metavar="INDEX|EVENT_ID")
+    one.add_argument("entry", metavar=METAVAR)
     one.add_argument("--name", action="append", required=True, metavar="FIELD", help="a sealed field; may be repeated")
     one.add_argument("--purpose", required=True, help="what it is for, a code such as case-4711; in clear in the log")
     one.add_argument("--note", default="", help="more words; sealed in the ledger")
@@ -142,13 +143,10 @@ def holds(args: argparse.Namespace) -> int:
 
 def disclose(args: argparse.Namespace) -> int:
     """Show sealed fields, after checking that they are what the entry sealed."""
-    by_index = args.entry.isascii() and args.entry.isdigit() and len(args.entry) < 19
-    if not by_index and not is_id(args.entry):
-        raise InputInvalid("an entry is named by its index or its event id")
-    where = {"index": int(args.entry)} if by_index else {"event_id": args.entry}
+    named = parse_entry_name(args.entry)
 
     async def work(person: "Person") -> int:
-        answer = await person.disclose(args.name, args.purpose, args.note, **where)
+        answer = await person.disclose(args.name, args.purpose, args.note, **named)
         try:
             shown = _checked(answer.entry.entry, answer.disclosures)
         except VerificationError as error:
@@ -159,6 +157,7 @@ def disclose(args: argparse.Namespace) -> int:
             emit(
                 {
                     "index": answer.entry.index,
+                    "shard": answer.entry.shard,
                     "disclosures": list(answer.disclosures),
                     "fields": {one.name: one.value for one in shown},
                     "disclosed_event_id": answer.disclosed_event_id,
@@ -166,7 +165,7 @@ def disclose(args: argparse.Namespace) -> int:
                 }
             )
         else:
-            say(f"entry     {answer.entry.index}")
+            say(f"entry     {place_name(answer.entry.shard, answer.entry.index)}")
             for one in shown:
                 say(f"{one.name}:")
                 print(fenced(one.value if isinstance(one.value, str) else str(one.value)))

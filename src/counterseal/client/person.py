@@ -156,20 +156,26 @@ class Person(RetentionCalls):
         answer = await self._call("credentials", stub.ListGrants, grant_admin_pb2.ListGrantsRequest(), repeat=True)
         return list(answer.grants)
 
-    async def entry(self, *, index: int | None = None, event_id: str = "") -> reader_pb2.GetEntryResponse:
-        """Return one ledger entry of the tenant, by index or by event id."""
-        request = reader_pb2.GetEntryRequest(index=index) if index is not None else reader_pb2.GetEntryRequest()
+    async def entry(
+        self, *, index: int | None = None, event_id: str = "", shard: int | None = None
+    ) -> reader_pb2.GetEntryResponse:
+        """Return one ledger entry of the tenant, by index in a log (the newest) or by event id in any of its logs."""
+        request = reader_pb2.GetEntryRequest(shard=shard)
         if index is None:
             request.event_id = event_id
+        else:
+            request.index = index
         return await self._audit("GetEntry", request)  # type: ignore[no-any-return]
 
-    async def entries(self, *, plan_digest: str = "", request_id: str = "", from_index: int = 0) -> list[Any]:
-        """Return every ledger entry of a plan or request, in order."""
+    async def entries(
+        self, *, plan_digest: str = "", request_id: str = "", from_index: int = 0, shard: int | None = None
+    ) -> list[Any]:
+        """Return every ledger entry of a plan or request in one log (the newest), in order."""
         found: list[Any] = []
         page = ""
         while True:
             request = reader_pb2.ListEntriesRequest(
-                plan_digest=plan_digest, request_id=request_id, from_index=from_index, page_token=page
+                plan_digest=plan_digest, request_id=request_id, from_index=from_index, page_token=page, shard=shard
             )
             answer = await self._audit("ListEntries", request)
             found.extend(answer.entries)
@@ -185,10 +191,13 @@ class Person(RetentionCalls):
         """Return one page of the entries that a query means."""
         return await self._audit("SearchEntries", request)  # type: ignore[no-any-return]
 
-    async def tail(self, from_index: int) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
-        """Yield the tenant's entries from an index on, as they come."""
+    async def tail(self, from_index: int, shard: int | None = None) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
+        """Yield the tenant's entries from an index of a log on, as they come.
+
+        With a shard, of the logs that continue it, too; without one, of the newest log alone.
+        """
         stub = reader_pb2_grpc.LedgerReaderServiceStub(self._connection.channel("audit"))
-        request = reader_pb2.TailEntriesRequest(from_index=from_index)
+        request = reader_pb2.TailEntriesRequest(from_index=from_index, shard=shard)
         token = await self._tokens.get()
         async for part in self._connection.stream("audit", stub.TailEntries, request, token=token, seconds=None):
             yield part
@@ -201,13 +210,15 @@ class Person(RetentionCalls):
         async for part in self._connection.stream("audit", stub.ReindexLog, request, token=token, seconds=None):
             yield part
 
-    async def checkpoint(self) -> reader_pb2.GetCheckpointResponse:
-        """Return the tenant's latest signed checkpoint."""
-        return await self._audit("GetCheckpoint", reader_pb2.GetCheckpointRequest())  # type: ignore[no-any-return]
+    async def checkpoint(self, shard: int | None = None) -> reader_pb2.GetCheckpointResponse:
+        """Return the latest signed checkpoint of one of the tenant's logs (the newest)."""
+        return await self._audit("GetCheckpoint", reader_pb2.GetCheckpointRequest(shard=shard))  # type: ignore[no-any-return]
 
-    async def inclusion_proof(self, index: int, tree_size: int = 0) -> reader_pb2.GetInclusionProofResponse:
-        """Return the proof that an entry is in the tree of a size, 0 for the latest checkpoint's."""
-        request = reader_pb2.GetInclusionProofRequest(index=index, tree_size=tree_size)
+    async def inclusion_proof(
+        self, index: int, tree_size: int = 0, shard: int | None = None
+    ) -> reader_pb2.GetInclusionProofResponse:
+        """Return the proof that an entry of a log (the newest) is in the tree of a size, 0: the latest checkpoint's."""
+        request = reader_pb2.GetInclusionProofRequest(index=index, tree_size=tree_size, shard=shard)
         return await self._audit("GetInclusionProof", request)  # type: ignore[no-any-return]
 
     async def export(self, min_size: int = 0, purpose: str = "") -> AsyncIterator[reader_pb2.ExportLogResponse]:

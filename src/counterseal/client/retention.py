@@ -59,10 +59,17 @@ class RetentionCalls:
                 return found
 
     async def disclose(
-        self, names: Sequence[str], purpose: str, note: str = "", *, index: int | None = None, event_id: str = ""
+        self,
+        names: Sequence[str],
+        purpose: str,
+        note: str = "",
+        *,
+        index: int | None = None,
+        event_id: str = "",
+        shard: int | None = None,
     ) -> reader_pb2.DiscloseEntryResponse:
-        """Return sealed fields of an entry, by index or event id; the log records it first."""
-        request = reader_pb2.DiscloseEntryRequest(names=names, purpose=purpose, note=note)
+        """Return sealed fields of an entry, by index in a log (the newest) or event id; the log records it first."""
+        request = reader_pb2.DiscloseEntryRequest(names=names, purpose=purpose, note=note, shard=shard)
         if index is not None:
             request.index = index
         else:

@@ -37,6 +37,7 @@ Channel = grpc.aio.Channel | Callable[[], grpc.aio.Channel]
 class Appended:
     """An entry in the ledger: its index, leaf hash (32 bytes) and exact bytes.
 
+    shard: which of the tenant's logs it is in.
     pseudonyms: person as sent -> pseudonym as stored; `erasure.ordered` names people by it.
     signed_size: what the latest signed checkpoint covers, 0 for none; signed_time_ms: when it was signed.
     tlog_proof: the offline proof (C2SP tlog-proof), where more than DURABLE was asked for.
@@ -51,6 +52,7 @@ class Appended:
     signed_time_ms: int
     pseudonyms: Mapping[str, str]
     tlog_proof: bytes = b""
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,7 @@ def outcome_of(
         receipt.signed_time.ToMilliseconds() if receipt.HasField("signed_time") else 0,
         pseudonyms,
         receipt.tlog_proof,
+        receipt.shard,
     )
 
 

@@ -12,12 +12,15 @@ import grpc
 import pytest
 import sqlalchemy as sa
 
+from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.api.executor.v1 import operator_pb2, plan_pb2, tool_pb2
+from counterseal.clock import system_clock
 from counterseal.documents.effects import commit_event_id
 from counterseal.errors import LedgerUnavailable, ServiceError, StateBehindLedger
 from counterseal.identity import acting_for
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
+from counterseal.rpc.ledger_wire import new_entry
 from counterseal.rpc.method_table import METHODS
 from counterseal_executor.restore.check import RestoreCheck
 from support.executor import AGENT, OMAR, SIM_TOOLS, Executor, World, refund, sim_tool, world
@@ -221,3 +224,41 @@ async def test_a_commit_that_the_ledger_holds_with_other_content_stops_a_running
     with pytest.raises(StateBehindLedger):
         await executor.propose()
     assert surroundings.sim.effects() == []
+
+
+def _entry(kind: str, data: dict[str, Any]) -> ledger_pb2.NewEntry:
+    digest = "sha256:" + "ab" * 32 if kind.startswith("plan.") else ""
+    return new_entry(
+        kind,
+        data,
+        event_id=new_id(),
+        event_time_ms=system_clock(),
+        tenant="acme",
+        environment="prod",
+        plan_digest=digest,
+    )
+
+
+@requirement("restore:behind-ledger-refused")
+@pytest.mark.parametrize("where", ["end of the closed log", "beginning of the next"])
+async def test_what_a_database_lacks_is_found_wherever_the_log_was_continued_meanwhile(
+    executor: Executor, surroundings: World, where: str
+) -> None:
+    await executor.propose()
+    await surroundings.delivered()
+    await executor.plans._restore._compare("acme")
+    compared = await _cursor(surroundings)
+    await surroundings.stop(executor)
+    counts = ("step_count", "applied_count", "compensated_count", "intent_count", "cost_minor")
+    later = _entry("plan.ended", {"state": "SUCCEEDED", **dict.fromkeys(counts, 0)})
+    if where == "beginning of the next":
+        surroundings.ledger.continue_logs()
+    surroundings.ledger.append(later)
+    if where == "end of the closed log":
+        surroundings.ledger.continue_logs()
+    for _ in range(compared + 5):  # the new log may be longer than what was compared of the old one
+        surroundings.ledger.append(_entry("log.heartbeat", {"size": 1}))
+    again = await surroundings.start()
+    with pytest.raises(StateBehindLedger) as refused:
+        await again.register(*SIM_TOOLS)
+    assert refused.value.metadata["event_id"] == later.event_id

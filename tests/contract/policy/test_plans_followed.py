@@ -164,11 +164,44 @@ async def test_a_log_is_read_from_the_oldest_open_question_on_and_no_part_twice(
         assert service.ledger.lists == [("acme", reached)]
 
 
-async def test_a_later_shard_of_the_log_is_read_from_its_beginning(fresh_database: FreshDatabase) -> None:
+@requirement("approval:used-or-withdrawn")
+@pytest.mark.parametrize("new_entries", [0, 1, 40], ids=["shorter", "with one entry", "longer than the one before"])
+async def test_a_log_is_read_to_its_end_before_the_one_that_continues_it_is_from_its_beginning(
+    fresh_database: FreshDatabase, new_entries: int
+) -> None:
+    async with policy_service(fresh_database) as service:
+        service.ledger.page_size = 7
+        tasks = [await approved(service, nonce=f"{number:032x}") for number in range(5)]
+        await service.plans.follow()
+        committed(service, tasks[0][1])
+        service.ledger.continue_logs()
+        committed(service, tasks[1][1])
+        for number in range(new_entries):
+            ended(service, plan(1, nonce=f"{number + 100:032x}").digest, "SUCCEEDED")
+        committed(service, tasks[4][1])
+        service.ledger.continue_logs()
+        service.ledger.continue_logs()  # a log that nothing was written to
+        committed(service, tasks[2][1])
+        assert await service.plans.follow() == 4
+        for asked, _ in (*tasks[:3], tasks[4]):
+            assert await shown(service, asked.task_id) == pb.APPROVAL_STATE_USED
+        service.ledger.lists.clear()
+        committed(service, tasks[3][1])
+        assert await service.plans.follow() == 1
+        assert service.ledger.lists == [("acme", 1)], "and nothing was read twice"
+
+
+async def test_a_ledger_that_lost_entries_is_left_alone_until_its_log_is_continued(
+    fresh_database: FreshDatabase,
+) -> None:
     async with policy_service(fresh_database) as service:
         asked, digest = await approved(service)
         await service.plans.follow()
-        service.ledger.log.clear()
+        del service.ledger.log[1:]
+        assert await service.plans.follow() == 0
+        ended(service, digest, "SUCCEEDED")  # in the place of an entry that was read
+        assert await service.plans.follow() == 0
+        service.ledger.continue_logs()
         committed(service, digest)
         assert await service.plans.follow() == 1
         assert await shown(service, asked.task_id) == pb.APPROVAL_STATE_USED

@@ -26,7 +26,7 @@ from counterseal_audit.reader.export import LogFiles
 from support.audit import Replica, append_one, replica
 from support.entries import NOW, changed
 from support.exports import Files
-from support.postgres import FreshDatabase, execute
+from support.postgres import FreshDatabase, ServiceDatabase, execute
 from support.requirements import requirement
 from support.rotations import PEOPLE, TwoVersions, signers
 
@@ -54,6 +54,22 @@ def committed(decision: str = DECISION) -> ledger_pb2.NewEntry:
 async def grow(parts: Replica, start: int, count: int) -> None:
     for n in range(start, start + count):
         await append_one(parts, changed(stream=f"plan:{n}"))
+
+
+async def restore(database: ServiceDatabase, frontier: Frontier, mac: bytes) -> None:
+    """Put back an older dump of the only log, with the head that it had."""
+    admin = await asyncpg.connect(database.admin_dsn)
+    await admin.execute("SET session_replication_role = replica")
+    await admin.execute("DELETE FROM ledger_entry WHERE idx >= $1", frontier.size)
+    await admin.execute("DELETE FROM ledger_checkpoint WHERE size > $1", frontier.size)
+    await admin.execute(
+        "UPDATE ledger_head SET (size, frontier, root, mac) = ($1, $2, $3, $4)",
+        frontier.size,
+        frontier.serialize(),
+        frontier.root(),
+        mac,
+    )
+    await admin.close()
 
 
 @requirement("ledger:frozen-for-ever")
@@ -166,17 +182,7 @@ async def test_a_forked_log_is_continued_by_a_shard_that_cites_the_checkpoint_th
         assert earlier is not None
         frontier = earlier.published.frontier
         mac = (await parts.ledger.mac_of(old)).of(frontier)
-    admin = await asyncpg.connect(database.admin_dsn)
-    await admin.execute("SET session_replication_role = replica")  # an older dump
-    await admin.execute("DELETE FROM ledger_entry WHERE idx >= 3")
-    await admin.execute("DELETE FROM ledger_checkpoint WHERE size > 3")
-    await admin.execute(
-        "UPDATE ledger_head SET (size, frontier, root, mac) = ($1, $2, $3, $4)",
-        frontier.size,
-        frontier.serialize(),
-        frontier.root(),
-        mac,
-    )
+    await restore(database, frontier, mac)
     async with replica(database) as parts:
         with pytest.raises(LogForked):
             await grow(parts, 4, 1)
@@ -197,7 +203,32 @@ async def test_a_forked_log_is_continued_by_a_shard_that_cites_the_checkpoint_th
         stale = await parts.checkpoints.latest(old.log_id)
         assert stale is not None
         assert stale.size == 3, "0 checkpoints over the restored log"
-    await admin.close()
+
+
+@requirement("ledger:restored-backup-refused")
+async def test_a_replica_that_has_not_noticed_a_fork_appends_nothing_behind_the_log_that_continues_it(
+    fresh_database: FreshDatabase,
+) -> None:
+    """Followers leave a log at its end once another one continues it: what came later would never be read."""
+    database = fresh_database("audit")
+    async with replica(database) as unaware, replica(database) as parts:
+        await grow(unaware, 0, 2)
+        old = await parts.log()
+        head = await parts.ledger.stored_head(old)
+        await grow(parts, 2, 2)
+        await parts.publisher.publish_once()
+        kept = await parts.checkpoints.latest(old.log_id)
+        assert kept is not None
+        assert head.mac is not None
+        await restore(database, head.frontier, head.mac)  # to the very head that `unaware` appended
+        async with replica(database) as restarted:
+            predecessor = await restarted.operations.citation(old, kept.published.note)
+            made = await restarted.operations.continue_behind(old, predecessor, PEOPLE)
+            with pytest.raises(LogForked):
+                await grow(unaware, 9, 1)
+            assert await restarted.reader.size(old.log_id) == 3
+            receipt = await append_one(unaware, changed(stream="plan:9"))
+            assert (await restarted.reader.page(made.log_id, receipt.index, 1))[0].entry == receipt.entry
 
 
 @requirement("ledger:anchor-missing-refused")

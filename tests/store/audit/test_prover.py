@@ -53,7 +53,7 @@ class Reader:
         self.prover = Prover(LogStore(engine), checkpoints, store, Trees(store), ENVIRONMENT, lambda: self.now)
 
     async def proven(self, index: int, size: int = 0, tenant: str = "acme") -> Inclusion:
-        found = await self.prover.inclusion(tenant, index, size)
+        found = await self.prover.inclusion((tenant, None), index, size)
         verify_inclusion(index, found.size, found.leaf, list(found.path), found.root)
         if found.checkpoint is not None:
             assert (found.checkpoint.size, found.checkpoint.published.root) == (found.size, found.root)
@@ -157,7 +157,7 @@ async def test_after_a_restore_that_was_adopted_proofs_are_of_what_is_stored_now
     async with replica(database, anchors=anchors) as parts, reader(database) as one:
         lost = await grow(parts, "lost", 700)
         before = {index: (await one.proven(index)).leaf for index in range(0, lost, 50)}
-        await one.prover.consistency("acme", early, 0)
+        await one.prover.consistency(("acme", None), early, 0)
         async with replica(restored, anchors=LocalAnchors()) as other:
             log = (await other.logs.find("acme", ENVIRONMENT)) or pytest.fail("no log")
             head = await other.operations.adoptable(log)
@@ -167,7 +167,7 @@ async def test_after_a_restore_that_was_adopted_proofs_are_of_what_is_stored_now
             one.line.database = restored
             await one.engine.dispose()
             one.now += FRESH_MS
-            found = await one.prover.consistency("acme", early, 0)
+            found = await one.prover.consistency(("acme", None), early, 0)
             verify_consistency(early, grown, found.from_root, found.to_root, list(found.path))
             last = await other.checkpoints.latest(log.log_id)
             assert last is not None
@@ -191,10 +191,10 @@ async def test_what_there_is_no_proof_of_is_said(fresh_database: FreshDatabase) 
         for _ in range(2):  # with nothing remembered, and then something
             for index, tree in ((size, 0), (3, 3), (0, size + 1), (0, -1)):
                 with pytest.raises(InputInvalid):
-                    await one.prover.inclusion("acme", index, tree)
+                    await one.prover.inclusion(("acme", None), index, tree)
             for old, new in ((0, 0), (-1, 0), (size + 1, 0), (4, 3), (1, size + 1)):
                 with pytest.raises(InputInvalid):
-                    await one.prover.consistency("acme", old, new)
+                    await one.prover.consistency(("acme", None), old, new)
             await one.proven(0)
         with pytest.raises(NotFound):
             await one.proven(0, tenant="globex")

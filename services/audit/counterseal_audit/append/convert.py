@@ -10,24 +10,27 @@ from counterseal_audit.checkpoints.heads import SignedHead
 
 def appended(
     event_id: str,
+    shard: int,
     receipt: Receipt,
     head: SignedHead | None,
     reached: "ledger_pb2.AppendMode.ValueType" = ledger_pb2.APPEND_MODE_DURABLE,
     proof: bytes = b"",
 ) -> ledger_pb2.AppendResult:
     """Return the result of an entry that is in the log as far as was asked for, with what is signed so far."""
-    entry = _entry(receipt, head, reached)
+    entry = _entry(shard, receipt, head, reached)
     entry.tlog_proof = proof
     return ledger_pb2.AppendResult(event_id=event_id, appended=entry)
 
 
-def unmet(event_id: str, receipt: Receipt, head: SignedHead | None) -> ledger_pb2.AppendResult:
+def unmet(event_id: str, shard: int, receipt: Receipt, head: SignedHead | None) -> ledger_pb2.AppendResult:
     """Return the result of an entry that is durable, when more was asked for and did not come in time."""
-    return ledger_pb2.AppendResult(event_id=event_id, unmet=_entry(receipt, head, ledger_pb2.APPEND_MODE_DURABLE))
+    return ledger_pb2.AppendResult(
+        event_id=event_id, unmet=_entry(shard, receipt, head, ledger_pb2.APPEND_MODE_DURABLE)
+    )
 
 
 def _entry(
-    receipt: Receipt, head: SignedHead | None, reached: "ledger_pb2.AppendMode.ValueType"
+    shard: int, receipt: Receipt, head: SignedHead | None, reached: "ledger_pb2.AppendMode.ValueType"
 ) -> ledger_pb2.AppendedEntry:
     entry = ledger_pb2.AppendedEntry(
         index=receipt.index,
@@ -35,6 +38,7 @@ def _entry(
         entry=receipt.entry,
         duplicate=receipt.duplicate,
         reached=reached,
+        shard=shard,
     )
     if head is not None:
         entry.signed_size = head.size

@@ -61,6 +61,7 @@ class Ledger:
         self._people: dict[str, Rename] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._forked: dict[int, Forked] = {}
+        self._shards: dict[int, int] = {}
 
     async def submit(
         self, requests: Sequence[ledger_pb2.NewEntry], producer: str
@@ -147,10 +148,10 @@ class Ledger:
             raise AnchorMissing("the log's anchor is older than its last signed checkpoint")
         before = None
         if log.shard:
-            older = [
-                one.log_id for one in await self._logs.shards(log.tenant, self.environment) if one.shard < log.shard
-            ]
-            before = Predecessors(self._store, older[::-1], log.create_time_ms)
+            shards = await self._logs.shards(log.tenant, self.environment)
+            self._shards.update((one.log_id, one.shard) for one in shards)
+            older = [one.log_id for one in reversed(shards) if one.shard < log.shard]
+            before = Predecessors(self._store, older, log.create_time_ms)
         writer = LogWriter(log.log_id, self._store, await self.mac_of(log), before)
         writer.remember(anchor.size, anchor.root)
         writer.adopted = anchor.adopted
@@ -176,6 +177,10 @@ class Ledger:
         else:
             (await self.mac_of(log)).check(head)
         return head
+
+    def shard_of(self, log_id: int) -> int:
+        """Return which of its tenant's logs it is that an entry was appended to, or found in."""
+        return self._shards.get(log_id, 0)
 
     def writer_of(self, log_id: int) -> LogWriter | None:
         """Return the writer of a log that this process has opened."""

@@ -141,12 +141,13 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         proven = {} if mode == DURABLE else await self._proven(requests, taken, mode, seconds)
         for position, (log_id, receipt) in taken.items():
             event_id, head = requests[position].event_id, self._heads.get(log_id)
+            shard = self._ledger.shard_of(log_id)
             if mode == DURABLE:
-                results[position] = convert.appended(event_id, receipt, head)
+                results[position] = convert.appended(event_id, shard, receipt, head)
             elif position in proven:
-                results[position] = convert.appended(event_id, receipt, head, *proven[position])
+                results[position] = convert.appended(event_id, shard, receipt, head, *proven[position])
             else:
-                results[position] = convert.unmet(event_id, receipt, head)
+                results[position] = convert.unmet(event_id, shard, receipt, head)
         return [result for result in results if result is not None]
 
     async def _proven(

@@ -23,6 +23,16 @@ _NEWEST = (
     f"SELECT one.*, {NAME_LOG.format('one.log_id')} FROM (SELECT {_COLUMNS} FROM ledger_log"
     " WHERE tenant = $1 AND environment = $2 ORDER BY shard DESC LIMIT 1) one"
 )
+_ONE = (
+    f"SELECT {_COLUMNS}, {NAME_LOG.format('log_id')} FROM ledger_log"
+    " WHERE tenant = $1 AND environment = $2 AND shard = $3"
+)
+
+_CLOSE_OLDER = (
+    "UPDATE ledger_head SET open = false WHERE open AND log_id IN"
+    " (SELECT log_id FROM ledger_log WHERE tenant = $1 AND environment = $2 AND shard < $3)"
+)
+"""A forked log may be continued before every replica has noticed that it is: none appends behind such a head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +60,14 @@ class LogStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def find(self, tenant: str, environment: str) -> Log | None:
-        """Return the newest shard of a tenant's log, None when nothing was ever appended.
+    async def find(self, tenant: str, environment: str, shard: int | None = None) -> Log | None:
+        """Return a shard of a tenant's log, the newest where none is named; None when there is none.
 
         Inside a snapshot the log is named by the same statement: its rows are asked for next.
         """
         async with connection(self._engine) as raw:
-            row = await raw.fetchrow(_NEWEST, tenant, environment)
+            named_shard = () if shard is None else (shard,)
+            row = await raw.fetchrow(_NEWEST if shard is None else _ONE, tenant, environment, *named_shard)
         if row is None:
             return None
         *columns, _ = row.values()
@@ -71,6 +82,18 @@ class LogStore:
                 f"SELECT {_COLUMNS} FROM ledger_log WHERE tenant = $1 AND environment = $2 ORDER BY shard",
                 tenant,
                 environment,
+            )
+        return [_log(row) for row in rows]
+
+    async def onward(self, tenant: str, environment: str, shard: int) -> list[Log]:
+        """Return the first shard from number `shard` on and the one behind it, as far as there are any."""
+        async with connection(self._engine) as raw:
+            rows = await raw.fetch(
+                f"SELECT {_COLUMNS} FROM ledger_log WHERE tenant = $1 AND environment = $2 AND shard >= $3"
+                " ORDER BY shard LIMIT 2",
+                tenant,
+                environment,
+                shard,
             )
         return [_log(row) for row in rows]
 
@@ -126,6 +149,7 @@ class LogStore:
                     genesis.leaf_hash,
                     genesis.entry,
                 )
+                await raw.execute(_CLOSE_OLDER, tenant, environment, shard)
                 await raw.execute(
                     "INSERT INTO ledger_bucket (bucket) VALUES ($1) ON CONFLICT (bucket) DO NOTHING", log.bucket
                 )

@@ -28,6 +28,9 @@ FRESH_MS = 1000
 _MOST_TREES = 256
 """How many signed trees of a log are remembered."""
 
+Whose = tuple[str, int | None]
+"""A tenant, and which of its logs; None: the newest."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inclusion:
@@ -52,7 +55,7 @@ class Consistency:
 
 @dataclass(slots=True)
 class _Known:
-    """A tenant's newest log and signed trees of it, as they were seen last; `until` when that may be shown.
+    """A log and signed trees of it, as they were seen last; `until` when that may be shown.
 
     is_late: until then it is shown only because somebody is looking again.
     """
@@ -78,20 +81,20 @@ class Prover:
     trees: Trees
     environment: str
     clock: Clock = monotonic_ms
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[Whose, _Known] = field(default_factory=dict)
 
-    async def inclusion(self, tenant: str, index: int, size: int) -> Inclusion:
+    async def inclusion(self, whose: Whose, index: int, size: int) -> Inclusion:
         """Prove an entry in the tree of `size` entries; 0: the latest checkpoint's, or one's that has it and was the
         latest FRESH_MS ago.
 
         Raises NotFound, InputInvalid.
         """
-        known = self._fresh(tenant)
+        known = self._fresh(whose)
         tree = known.tree(size) if known is not None else None
         if known is not None and tree is not None and index < tree.size:
             return await self._signed_inclusion(known.log, index, tree)
         async with self.store.snapshot():
-            log, trees, size = await self._look(tenant, size)
+            log, trees, size = await self._look(whose, size)
             if index >= size:
                 raise InputInvalid(f"index: the tree of size {size} has no entry {index}")
             tree = trees.by_size.get(size)
@@ -100,13 +103,13 @@ class Prover:
             leaf, *path = await self.trees.roots(log.log_id, [Span(index, index + 1), *inclusion_spans(index, size)])
         return Inclusion(size, leaf, path, root_from_inclusion(index, size, leaf, path), None)
 
-    async def consistency(self, tenant: str, from_size: int, to_size: int) -> Consistency:
+    async def consistency(self, whose: Whose, from_size: int, to_size: int) -> Consistency:
         """Prove that the tree of `from_size` entries is a prefix of that of `to_size` (0: of the latest checkpoint).
 
         Raises NotFound, InputInvalid.
         """
         async with self.store.snapshot():
-            log, trees, to_size = await self._look(tenant, to_size, from_size)
+            log, trees, to_size = await self._look(whose, to_size, from_size)
             if not 1 <= from_size <= to_size:
                 raise InputInvalid(f"from_size: expected 1 to {to_size}")
             spans = [Span(0, from_size), Span(0, to_size), *consistency_spans(from_size, to_size)]
@@ -140,34 +143,35 @@ class Prover:
             root = root_of_path(index, spans, leaf, path)
         return Inclusion(tree.size, leaf, path, root, tree)
 
-    def _fresh(self, tenant: str) -> _Known | None:
-        """Return what is known of a tenant's log, None when the caller is to look again.
+    def _fresh(self, whose: Whose) -> _Known | None:
+        """Return what is known of a log, None when the caller is to look again.
 
         One of many looks. The others go on with what is known, for another second at most: the database may be away.
         """
-        known = self._known.get(tenant)
+        known = self._known.get(whose)
         if known is None:
             return None
         now = self.clock()
         if now < known.until:
             return known
         if known.is_late:
-            del self._known[tenant]
+            del self._known[whose]
         known.is_late, known.until = True, now + FRESH_MS
         return None
 
-    async def _look(self, tenant: str, size: int, *others: int) -> tuple[Log, SignedTrees, int]:
-        """Return a tenant's newest log, what is signed of it, and the size that is meant by `size`, and remember them.
+    async def _look(self, whose: Whose, size: int, *others: int) -> tuple[Log, SignedTrees, int]:
+        """Return a log, what is signed of it, and the size that is meant by `size`, and remember them.
 
         others: further sizes whose checkpoints are wanted. Raises NotFound, InputInvalid.
         """
         until = self.clock() + FRESH_MS
-        log = await self.logs.find(tenant, self.environment)
+        tenant, shard = whose
+        log = await self.logs.find(tenant, self.environment, shard)
         if log is None:
             raise NotFound("no such log")
         trees = await self.checkpoints.trees(log.log_id, [size, *others])
         if trees.last is not None:
-            self._remember(tenant, _Known(log, trees.last, dict(trees.by_size), until))
+            self._remember(whose, _Known(log, trees.last, dict(trees.by_size), until))
         if size == 0:
             if trees.last is None:
                 raise NotFound("no checkpoint was signed yet")
@@ -176,10 +180,10 @@ class Prover:
             raise InputInvalid(f"the log has no tree of size {size}")
         return log, trees, size
 
-    def _remember(self, tenant: str, seen: _Known) -> None:
-        known = self._known.get(tenant)
+    def _remember(self, whose: Whose, seen: _Known) -> None:
+        known = self._known.get(whose)
         if known is None or (known.log, known.last) != (seen.log, seen.last) or len(known.by_size) >= _MOST_TREES:
-            self._known[tenant] = seen
+            self._known[whose] = seen
         else:
             known.by_size.update(seen.by_size)
             known.until, known.is_late = seen.until, False

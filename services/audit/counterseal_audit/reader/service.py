@@ -1,7 +1,6 @@
 """LedgerReaderService: people read their own tenant's log, services name the one they mean."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,29 +9,24 @@ from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
 from counterseal.errors import InputInvalid, NotFound, RoleRequired
 from counterseal.identity import current_caller
 from counterseal.ids import is_id
-from counterseal.ledger.fields import DIGEST, WORD
 from counterseal.ledger.keyring import claimed
-from counterseal.ledger.places import of_place, place
+from counterseal.ledger.places import of_place
 from counterseal.ledger.proof import TlogProof
 from counterseal_audit.append.convert import timestamp
-from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
 from counterseal_audit.logs.store import Log, LogStore
 from counterseal_audit.payloads.disclosing import Discloser
-from counterseal_audit.projection.engine import Field, Query
+from counterseal_audit.projection.engine import Query
+from counterseal_audit.reader import convert
+from counterseal_audit.reader.choosing import Choosing, shard_of
 from counterseal_audit.reader.export import LogFiles
 from counterseal_audit.reader.prover import Prover
 from counterseal_audit.reader.recording import ExportRecorder
 from counterseal_audit.reader.search import Coverage, Searcher, Spanned
 from counterseal_audit.reader.store import ReaderStore, StoredEntry
+from counterseal_audit.reader.tailing import Tailer
 from counterseal_audit.reader.trees import Trees
 
-READ_SCOPE = "audit.read"
-DEFAULT_PAGE = 100
-MAX_PAGE = 1000
-PAGE_BYTES = 2 << 20
-TAIL_POLL_SECONDS = 0.2
-HEARTBEAT_SECONDS = 1.0
 EXPORT_POLL_SECONDS = 0.1
 PIECE_BYTES = 1 << 20
 REINDEX_POLL_SECONDS = 0.2
@@ -43,11 +37,12 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     """Reads logs. Tenancy: a token's tenant is the only one that it opens; what is not there is NOT_FOUND."""
 
     logs: LogStore
+    choosing: Choosing
     store: ReaderStore
     trees: Trees
     prover: Prover
     checkpoints: CheckpointStore
-    ledger: Ledger
+    tailer: Tailer
     discloser: Discloser
     searcher: Searcher
     recorder: ExportRecorder
@@ -61,11 +56,10 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> reader_pb2.GetEntryResponse:
         """Return one entry by index or event id."""
         async with self.store.snapshot():
-            log = await self._log(request.tenant)
-            found = await self._one(log, request)
+            log, found = await self._one(request)
             last = await self.checkpoints.latest(log.log_id)
             return reader_pb2.GetEntryResponse(
-                entry=_entry(found, log.shard),
+                entry=convert.entry(found, log.shard),
                 size=await self.store.size(log.log_id),
                 signed_size=last.size if last else 0,
             )
@@ -76,19 +70,22 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.ListEntriesResponse:
         """Return a page of entries in order of the index."""
-        log = await self._log(request.tenant)
-        start = _index(request.from_index, "from_index")
+        shard, start = shard_of(request), convert.index(request.from_index, "from_index")
         if request.page_token:
-            start = max(start, _page_token(request.page_token))
-        count = _page_size(request.page_size)
-        async with self.store.snapshot():
+            shard, start = of_place(convert.place_of(request.page_token))
+        count = convert.page_size(request.page_size)
+        chosen = await self.choosing.onward(request.tenant, shard, start)
+        log = chosen.log
+        async with self.store.snapshot():  # behind the choice: a log that has a next one by then takes no more entries
             size = await self.store.size(log.log_id)
-            rows = _within(await self._list(log, request, start, count))
+            rows = convert.within(await self._list(log, request, chosen.start, count))
         more = bool(rows) and rows[-1].index + 1 < size
         return reader_pb2.ListEntriesResponse(
-            entries=[_entry(row, log.shard) for row in rows],
-            next_page_token=f"i{rows[-1].index + 1}" if more else "",
+            entries=[convert.entry(row, log.shard) for row in rows],
+            next_page_token=convert.token(log.shard, rows[-1].index) if more else "",
             size=size,
+            shard=log.shard,
+            next_shard=chosen.next_shard if request.HasField("shard") else None,
         )
 
     async def SearchEntries(  # noqa: N802
@@ -97,18 +94,18 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.SearchEntriesResponse:
         """Return a page of the entries that a query means."""
-        shards = await self._shards(request.tenant)
+        shards = await self.choosing.shards(request.tenant)
         query = await self.searcher.query(shards[-1], request)
-        start = _place_token(request.page_token) if request.page_token else 0
-        count = _page_size(request.page_size)
+        start = convert.place_of(request.page_token)
+        count = convert.page_size(request.page_size)
         found = await self.searcher.page(shards, query, start, count)
         places = list(found.entries)
-        rows = _within(list(found.entries.values()))
+        rows = convert.within(list(found.entries.values()))
         more = len(rows) < len(found.entries) or len(rows) == count
         shard, index = of_place(places[len(rows) - 1]) if rows else (0, 0)
         return reader_pb2.SearchEntriesResponse(
-            entries=[_entry(row, of_place(at)[0]) for at, row in zip(places, rows, strict=False)],
-            next_page_token=f"s{shard}i{index + 1}" if more else "",
+            entries=[convert.entry(row, of_place(at)[0]) for at, row in zip(places, rows, strict=False)],
+            next_page_token=convert.token(shard, index) if more else "",
             indexed_size=found.complete_size,
             size=sum(one.size for one in found.coverage),
             shards=[
@@ -125,7 +122,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetTraceResponse:
         """Return everything about one action, proven in each log's latest checkpoint as far as that covers it."""
-        shards = await self._shards(request.tenant)
+        shards = await self.choosing.shards(request.tenant)
         await self.searcher.prepare(shards[-1])
         async with self.store.snapshot():
             found = await self.searcher.gather(shards, request)
@@ -150,7 +147,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> AsyncIterator[reader_pb2.ReindexLogResponse]:
         """Empty the projection and report until everything that was in the logs then is in it again."""
-        shards = await self._shards(request.tenant)
+        shards = await self.choosing.shards(request.tenant)
         if not self.operator_roles & current_caller().roles:
             raise RoleRequired("making the projection again needs the role operator")
         size = sum([await self.store.size(log.log_id) for log in shards])
@@ -170,23 +167,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> AsyncIterator[reader_pb2.TailEntriesResponse]:
         """Stream entries from an index on, gapless; an empty message every second says that there are none."""
-        at = _index(request.from_index, "from_index")
-        log: Log | None = None
-        loop = asyncio.get_running_loop()
-        beat = loop.time()
-        while not self.stopping.is_set():
-            if log is None:
-                log = await self._find(request.tenant)
-            rows = _within(await self.store.page(log.log_id, at, MAX_PAGE)) if log is not None else []
-            if rows or loop.time() >= beat:
-                if rows:
-                    at = rows[-1].index + 1
-                size = await self.store.size(log.log_id) if log is not None else 0
-                shard = log.shard if log is not None else 0
-                yield reader_pb2.TailEntriesResponse(entries=[_entry(row, shard) for row in rows], size=size)
-                beat = loop.time() + HEARTBEAT_SECONDS
-            if not rows:
-                await self._growth(log)
+        async for message in self.tailer.tail(request):
+            yield message
 
     async def GetCheckpoint(  # noqa: N802
         self,
@@ -195,7 +177,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> reader_pb2.GetCheckpointResponse:
         """Return the latest signed checkpoint."""
         async with self.store.snapshot():
-            log = await self._log(request.tenant)
+            log = await self.choosing.log(request.tenant, shard_of(request))
             last = await self._latest(log)
             return reader_pb2.GetCheckpointResponse(
                 checkpoint=last.published.note,
@@ -203,6 +185,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
                 size=last.size,
                 publish_time=timestamp(last.publish_time_ms),
                 log_size=await self.store.size(log.log_id),
+                shard=log.shard,
             )
 
     async def GetInclusionProof(  # noqa: N802
@@ -211,8 +194,9 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetInclusionProofResponse:
         """Prove that an entry is in a tree of a size."""
-        index = _index(request.index, "index")
-        found = await self.prover.inclusion(self._tenant(request.tenant), index, request.tree_size)
+        index = convert.index(request.index, "index")
+        whose = self.choosing.tenant(request.tenant), shard_of(request)
+        found = await self.prover.inclusion(whose, index, request.tree_size)
         note = found.checkpoint.published.note if found.checkpoint else None
         return reader_pb2.GetInclusionProofResponse(
             tree_size=found.size,
@@ -228,7 +212,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.GetConsistencyProofResponse:
         """Prove that one tree is a prefix of another."""
-        found = await self.prover.consistency(self._tenant(request.tenant), request.from_size, request.to_size)
+        whose = self.choosing.tenant(request.tenant), shard_of(request)
+        found = await self.prover.consistency(whose, request.from_size, request.to_size)
         return reader_pb2.GetConsistencyProofResponse(
             to_size=found.to_size, path=found.path, from_root_hash=found.from_root, to_root_hash=found.to_root
         )
@@ -239,7 +224,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> AsyncIterator[reader_pb2.ExportLogResponse]:
         """Stream the log as files, all for one checkpoint that covers `min_size`; the log says so before the first."""
-        log = await self._log(request.tenant)
+        log = await self.choosing.log(request.tenant)
         if request.min_size > await self.store.size(log.log_id):
             raise InputInvalid(f"min_size: the log has fewer than {request.min_size} entries")
         last = await self.checkpoints.latest(log.log_id)
@@ -268,7 +253,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.RecordExportResponse:
         """Record what the caller made of an export of theirs."""
-        log = await self._log(request.tenant)
+        log = await self.choosing.log(request.tenant)
         event_id = await self.recorder.made(current_caller(), log, request)
         return reader_pb2.RecordExportResponse(disclosed_event_id=event_id)
 
@@ -276,7 +261,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         self, log: Log, request: reader_pb2.ListEntriesRequest, start: int, count: int
     ) -> list[StoredEntry]:
         """Return a page: what the projection knows of it, then what is behind the projection, entry by entry."""
-        filters = _filters(request)
+        filters = convert.filters(request)
         if not filters:
             return await self.store.page(log.log_id, start, count)
         query = Query({field: [value] for field, (_, value) in filters.items()})
@@ -301,7 +286,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         return reader_pb2.ShardTrace(
             shard=log.shard,
             entries=[
-                reader_pb2.TracedEntry(entry=_entry(row, log.shard), path=paths.get((row.index, size))) for row in rows
+                reader_pb2.TracedEntry(entry=convert.entry(row, log.shard), path=paths.get((row.index, size)))
+                for row in rows
             ],
             indexed_size=one.complete_size,
             size=one.size,
@@ -321,13 +307,12 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         context: Any,  # noqa: ARG002
     ) -> reader_pb2.DiscloseEntryResponse:
         """Return chosen sealed fields of an entry; the log says so before the caller has them."""
-        log = await self._log(request.tenant)
-        entry = await self._one(log, request)
+        log, entry = await self._one(request)
         done = await self.discloser.disclose(
             current_caller(), log, entry, list(request.names), request.purpose, request.note
         )
         return reader_pb2.DiscloseEntryResponse(
-            entry=_entry(entry, log.shard),
+            entry=convert.entry(entry, log.shard),
             disclosures=done.disclosures,
             tlog_proof=await self._proof(log, entry.index),
             disclosed_event_id=done.event_id,
@@ -335,17 +320,29 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         )
 
     async def _one(
-        self, log: Log, request: reader_pb2.GetEntryRequest | reader_pb2.DiscloseEntryRequest
-    ) -> StoredEntry:
+        self, request: reader_pb2.GetEntryRequest | reader_pb2.DiscloseEntryRequest
+    ) -> tuple[Log, StoredEntry]:
+        """Return an entry and its log: by event id of whichever of the tenant's logs, unless the request names one."""
+        log = await self.choosing.log(request.tenant, shard_of(request))
         if request.WhichOneof("by") == "index":
-            found = await self.store.by_index(log.log_id, _index(request.index, "index"))
+            found = await self.store.by_index(log.log_id, convert.index(request.index, "index"))
         elif is_id(request.event_id):
             found = await self.store.by_event_id(log.log_id, request.event_id)
+            older = [] if found or not log.shard or request.HasField("shard") else await self._before(log)
+            for log in older:
+                found = await self.store.by_event_id(log.log_id, request.event_id)
+                if found is not None:
+                    break
         else:
             raise InputInvalid("an entry is asked for by index, or by event_id (a UUID in lower case)")
         if found is None:
             raise NotFound("no such entry")
-        return found
+        return log, found
+
+    async def _before(self, log: Log) -> list[Log]:
+        """Return the logs before a log, newest first."""
+        shards = await self.logs.shards(log.tenant, log.environment)
+        return [one for one in reversed(shards) if one.shard < log.shard]
 
     async def _proof(self, log: Log, index: int) -> bytes:
         """Return an entry's tlog-proof in the latest checkpoint, empty when that does not cover it yet."""
@@ -356,100 +353,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         (path,) = (await self.trees.paths(log.log_id, [(index, last.size)], signed)).values()
         return TlogProof(index, tuple(path), last.published.note).serialize()
 
-    async def _log(self, tenant: str) -> Log:
-        log = await self._find(tenant)
-        if log is None:
-            raise NotFound("no such log")
-        return log
-
-    async def _shards(self, tenant: str) -> list[Log]:
-        """Return all logs of the tenant that is meant, oldest first. Raises NotFound."""
-        shards = await self.logs.shards(self._tenant(tenant), self.ledger.environment)
-        if not shards:
-            raise NotFound("no such log")
-        return shards
-
-    async def _find(self, tenant: str) -> Log | None:
-        return await self.logs.find(self._tenant(tenant), self.ledger.environment)
-
-    def _tenant(self, tenant: str) -> str:
-        """Return whose logs the caller may read. Raises RoleRequired, InputInvalid."""
-        caller = current_caller()
-        if caller.token is not None:
-            if not caller.peer_kind.startswith("svc/") and READ_SCOPE not in caller.scope:
-                raise RoleRequired("the token lacks the scope audit.read")
-            return caller.tenant  # the interceptor has refused a request that names another
-        if not tenant:
-            raise InputInvalid("tenant: required without a token")
-        return tenant
-
     async def _latest(self, log: Log) -> StoredCheckpoint:
         last = await self.checkpoints.latest(log.log_id)
         if last is None:
             raise NotFound("no checkpoint was signed yet")
         return last
-
-    async def _growth(self, log: Log | None) -> None:
-        """Wait until this process appended to the log, or a moment: another replica may have."""
-        writer = self.ledger.writer_of(log.log_id) if log is not None else None
-        waits = [asyncio.create_task(self.stopping.wait())]
-        if writer is not None:
-            waits.append(asyncio.create_task(writer.grown.wait()))
-        await asyncio.wait(waits, timeout=TAIL_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-
-
-def _entry(row: StoredEntry, shard: int) -> reader_pb2.LedgerEntry:
-    return reader_pb2.LedgerEntry(index=row.index, entry=row.entry, leaf_hash=row.leaf_hash, shard=shard)
-
-
-def _within(rows: list[StoredEntry]) -> list[StoredEntry]:
-    """Cut a page to what fits a message; at least one entry stays."""
-    room = PAGE_BYTES
-    for position, row in enumerate(rows):
-        room -= len(row.entry) + 64
-        if room < 0 and position:
-            return rows[:position]
-    return rows
-
-
-def _index(value: int, name: str) -> int:
-    if value < 0:
-        raise InputInvalid(f"{name}: must not be negative")
-    return value
-
-
-def _page_token(text: str) -> int:
-    """A page token is only a place in a log that its holder may read anyway, so it needs no seal."""
-    if not text.startswith("i") or not text[1:].isascii() or not text[1:].isdigit() or len(text) > 19:
-        raise InputInvalid("page_token: not one of ours")
-    return int(text[1:])
-
-
-def _place_token(text: str) -> int:
-    """Like a page token, with the shard in front; shards are counted per tenant, so no other tenant's can be meant."""
-    found = re.fullmatch(r"s([0-9]{1,6})i([0-9]{1,14})", text)
-    if found is None:
-        raise InputInvalid("page_token: not one of ours")
-    return place(int(found[1]), int(found[2]))
-
-
-def _page_size(value: int) -> int:
-    if value < 0:
-        raise InputInvalid("page_size: expected 0 to 1000")
-    return min(value or DEFAULT_PAGE, MAX_PAGE)
-
-
-def _filters(request: reader_pb2.ListEntriesRequest) -> dict[Field, tuple[str, str]]:
-    """Return field -> (name, value). The values' patterns let them be looked for in the canonical bytes, exactly."""
-    filters = {}
-    if request.plan_digest:
-        if not DIGEST.fullmatch(request.plan_digest):
-            raise InputInvalid("plan_digest: not a digest")
-        filters[Field.PLAN_DIGEST] = ("plan_digest", request.plan_digest)
-    if request.request_id:
-        if not WORD.fullmatch(request.request_id):
-            raise InputInvalid("request_id: not an identifier")
-        filters[Field.REQUEST_ID] = ("request_id", request.request_id)
-    return filters

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from counterseal.api.audit.v1 import ledger_pb2, reader_pb2, reader_pb2_grpc
 from counterseal.documents.effects import PLAN_COMMITTED
 from counterseal.errors import IdempotencyKeyReused, LedgerUnavailable, ServiceError
+from counterseal.ledger.places import of_place, place
 from counterseal.rpc.ledger_wire import kind_of
 from counterseal.rpc.status import from_rpc_error
 from counterseal_executor import database as db
@@ -106,11 +107,12 @@ class RestoreCheck:
         return True
 
     async def _compare(self, tenant: str) -> None:
-        """Read the tenant's log from the cursor to its end. Raises LedgerUnavailable, LogForked."""
+        """Read the tenant's logs from the cursor to their end. Raises LedgerUnavailable, LogForked."""
         async with db.transaction(self._engine, db.EVERY_TENANT) as conn:
-            at = await store.next_index(conn, tenant)
+            at = await store.next_place(conn, tenant)
         stub = reader_pb2_grpc.LedgerReaderServiceStub(self._channel())
-        call = stub.TailEntries(reader_pb2.TailEntriesRequest(tenant=tenant, from_index=at))
+        shard, index = of_place(at)
+        call = stub.TailEntries(reader_pb2.TailEntriesRequest(tenant=tenant, shard=shard, from_index=index))
         pages = aiter(call)
         try:
             while True:
@@ -121,7 +123,7 @@ class RestoreCheck:
                 at = await self._take(tenant, at, page)
                 if self._behind:
                     return
-                if at >= page.size:
+                if not page.HasField("next_shard") and at >= place(page.shard, page.size):
                     break
         except TimeoutError:
             raise LedgerUnavailable("the ledger did not answer in time") from None
@@ -132,14 +134,16 @@ class RestoreCheck:
         self._compared.add(tenant)
 
     async def _take(self, tenant: str, at: int, page: reader_pb2.TailEntriesResponse) -> int:
-        """Compare one page and move the cursor over it; returns the index after it."""
+        """Compare one page and move the cursor over it; returns the place after it."""
         if not page.entries:
             return at
-        own = own_entries(at, ((entry.index, entry.entry) for entry in page.entries))
-        after = at + len(page.entries)
+        shard, index = of_place(at)
+        start = index if page.shard == shard else 0  # the stream goes on with the next log from its first entry
+        own = own_entries(start, ((entry.index, entry.entry) for entry in page.entries))
+        after = place(page.shard, start + len(page.entries))
         async with db.transaction(self._engine, db.EVERY_TENANT) as conn:
             missing = first_missing(own, await store.known(conn, [entry.event_id for entry in own]))
-            await store.move(conn, tenant, after if missing is None else missing.index)
+            await store.move(conn, tenant, after if missing is None else place(page.shard, missing.index))
         if missing is not None:
             why = f"it lacks its own entry {missing.index} ({missing.type}) of the log of {tenant}"
             self._behind.set(tenant, missing, why)

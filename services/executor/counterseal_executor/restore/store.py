@@ -1,4 +1,6 @@
-"""How far each tenant's log was compared with this database, and what this database knows of its own entries.
+"""How far each tenant's logs were compared with this database, and what this database knows of its own entries.
+
+How far: a place (`counterseal.ledger.places`), in the column `next_index`.
 
 An entry is known by its row in `outbox`: that row is committed before the entry is sent, by whichever replica, so the
 ledger cannot show one that a database of this state lacks. Whoever prunes the outbox one day may remove rows below
@@ -24,20 +26,20 @@ async def tenants(conn: AsyncConnection) -> list[str]:
     return [row[0] for row in found]
 
 
-async def next_index(conn: AsyncConnection, tenant: str) -> int:
-    """Return the first index of a tenant's log that was not compared yet."""
+async def next_place(conn: AsyncConnection, tenant: str) -> int:
+    """Return the first place of a tenant's logs that was not compared yet."""
     row = await db.one(conn, "SELECT next_index FROM ledger_cursor WHERE tenant = :tenant", tenant=tenant)
     return 0 if row is None else int(row[0])
 
 
-async def move(conn: AsyncConnection, tenant: str, index: int) -> None:
-    """Remember that everything before `index` was compared; never goes back, whoever else compares."""
+async def move(conn: AsyncConnection, tenant: str, at: int) -> None:
+    """Remember that everything before place `at` was compared; never goes back, whoever else compares."""
     await db.run(
         conn,
         "INSERT INTO ledger_cursor (tenant, next_index) VALUES (:tenant, :next_index) ON CONFLICT (tenant) DO UPDATE"
         " SET next_index = EXCLUDED.next_index WHERE ledger_cursor.next_index < EXCLUDED.next_index",
         tenant=tenant,
-        next_index=index,
+        next_index=at,
     )
 
 

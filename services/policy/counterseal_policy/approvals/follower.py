@@ -20,6 +20,7 @@ from counterseal.ids import IdSource
 from counterseal.ledger import entry as entries
 from counterseal.ledger.entry import Entry
 from counterseal.ledger.errors import VerificationError
+from counterseal.ledger.places import of_place, place
 from counterseal.ledger.tree import leaf_hash
 from counterseal.rpc.ledger_client import Channel
 from counterseal.rpc.outbox import Outbox
@@ -85,25 +86,23 @@ class PlanFollower:
             page = await self._page(tenant, at)
             if page is None:
                 return moved
-            if at > page.size:  # the tenant's log is another one than it was: a later shard
-                at = 0
-                continue
-            if not page.entries:
-                return moved
             found = [entry for one in page.entries if (entry := _plan_event(one, tenant)) is not None]
-            at = page.entries[-1].index + 1
+            before, at = at, _after(page, at)
+            if at == before:
+                return moved
             async with transaction(self.engine, tenant) as connection:
                 for entry in found:
                     moved += await self._apply(connection, entry)
                 await cursor.move(connection, tenant, at)
             if moved:
                 self.outbox.wake()
-            if at >= page.size:
+            if at == place(page.shard, page.size):  # the newest log's end: no need to ask again
                 return moved
 
     async def _page(self, tenant: str, at: int) -> reader_pb2.ListEntriesResponse | None:
         channel = self.channel() if callable(self.channel) else self.channel
-        request = reader_pb2.ListEntriesRequest(tenant=tenant, from_index=at, page_size=PAGE)
+        shard, index = of_place(at)
+        request = reader_pb2.ListEntriesRequest(tenant=tenant, shard=shard, from_index=index, page_size=PAGE)
         try:
             stub = reader_pb2_grpc.LedgerReaderServiceStub(channel)
             answer: reader_pb2.ListEntriesResponse = await stub.ListEntries(request, timeout=CALL_SECONDS)
@@ -126,6 +125,17 @@ class PlanFollower:
         if state == "WITHDRAWN":
             await self.outbox.put(connection, ended_entry(task, self.environment, self.new_id(), self.clock()))
         return 1
+
+
+def _after(page: reader_pb2.ListEntriesResponse, at: int) -> int:
+    """Return the place behind a page that was read from `at` on; at a closed log's end, the next one's beginning.
+
+    Never one before `at`: a ledger that lost entries to a restore is left alone until its log is continued by another.
+    """
+    end = max(at, place(page.shard, page.entries[-1].index + 1 if page.entries else 0))
+    if page.HasField("next_shard") and end >= place(page.shard, page.size):
+        return place(page.next_shard, 0)
+    return end
 
 
 def _plan_event(one: reader_pb2.LedgerEntry, tenant: str) -> Entry | None:

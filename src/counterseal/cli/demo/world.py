@@ -1,4 +1,4 @@
-"""Who and what is in the demo: one tenant, one agent, five people, the shop, its policy."""
+"""Who and what is in the demo: one tenant, one agent, six people, the shop, its policy."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -16,6 +16,7 @@ USERS: Mapping[str, tuple[str, ...]] = {
     "omar": ("approver", "operator"),
     "ida": ("policy_author", "operator"),
     "pat": ("policy_author",),
+    "ada": ("auditor",),
 }
 """Who logs in to the development issuer, and the roles in their tokens."""
 

@@ -26,37 +26,37 @@ from counterseal.api.audit.v1 import event_pb2 as counterseal_dot_api_dot_audit_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%counterseal/api/audit/v1/ledger.proto\x12\x18\x63ounterseal.api.audit.v1\x1a$counterseal/api/audit/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x08\x45ntryRef\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0b\n\x03rel\x18\x02 \x01(\t\"\x9d\x03\n\x08NewEntry\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ms\x18\x02 \x01(\x03\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0b\n\x03txn\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\r\n\x05\x61gent\x18\t \x01(\t\x12\x15\n\ragent_version\x18\n \x01(\t\x12\x0e\n\x06stream\x18\x0b \x01(\t\x12\x0b\n\x03seq\x18\x0c \x01(\x03\x12\x13\n\x0bplan_digest\x18\r \x01(\t\x12\x0c\n\x04step\x18\x0e \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x03\x12\x30\n\x04refs\x18\x10 \x03(\x0b\x32\".counterseal.api.audit.v1.EntryRef\x12.\n\x05\x65vent\x18\x11 \x01(\x0b\x32\x1f.counterseal.api.audit.v1.Event\x12\x13\n\x0b\x64isclosures\x18\x12 \x03(\t\x12\x11\n\tretention\x18\x13 \x01(\t\"\xe4\x01\n\rAppendedEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\r\n\x05\x65ntry\x18\x03 \x01(\x0c\x12\x11\n\tduplicate\x18\x04 \x01(\x08\x12\x13\n\x0bsigned_size\x18\x05 \x01(\x03\x12/\n\x0bsigned_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07reached\x18\x07 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\x12\x12\n\ntlog_proof\x18\x08 \x01(\x0c\"5\n\rAppendRefusal\x12\x13\n\x0breason_code\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xdd\x01\n\x0c\x41ppendResult\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12;\n\x08\x61ppended\x18\x02 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendedEntryH\x00\x12:\n\x07refused\x18\x03 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendRefusalH\x00\x12\x38\n\x05unmet\x18\x04 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendedEntryH\x00\x42\x08\n\x06result\"{\n\x12\x41ppendEntryRequest\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".counterseal.api.audit.v1.NewEntry\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\"M\n\x13\x41ppendEntryResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32&.counterseal.api.audit.v1.AppendResult\"}\n\x12\x41ppendBatchRequest\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".counterseal.api.audit.v1.NewEntry\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\"N\n\x13\x41ppendBatchResponse\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.counterseal.api.audit.v1.AppendResult\"\x8d\x01\n\x13\x41ppendStreamRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x03\x12\x33\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\".counterseal.api.audit.v1.NewEntry\x12\x32\n\x04mode\x18\x03 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\"\x98\x01\n\x14\x41ppendStreamResponse\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x03\x12\x37\n\x07results\x18\x02 \x03(\x0b\x32&.counterseal.api.audit.v1.AppendResult\x12\x38\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendRefusal*{\n\nAppendMode\x12\x1b\n\x17\x41PPEND_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PPEND_MODE_DURABLE\x10\x01\x12\x1c\n\x18\x41PPEND_MODE_CHECKPOINTED\x10\x02\x12\x19\n\x15\x41PPEND_MODE_WITNESSED\x10\x03\x32\xda\x02\n\rLedgerService\x12j\n\x0b\x41ppendEntry\x12,.counterseal.api.audit.v1.AppendEntryRequest\x1a-.counterseal.api.audit.v1.AppendEntryResponse\x12j\n\x0b\x41ppendBatch\x12,.counterseal.api.audit.v1.AppendBatchRequest\x1a-.counterseal.api.audit.v1.AppendBatchResponse\x12q\n\x0c\x41ppendStream\x12-.counterseal.api.audit.v1.AppendStreamRequest\x1a..counterseal.api.audit.v1.AppendStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%counterseal/api/audit/v1/ledger.proto\x12\x18\x63ounterseal.api.audit.v1\x1a$counterseal/api/audit/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x08\x45ntryRef\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0b\n\x03rel\x18\x02 \x01(\t\"\x9d\x03\n\x08NewEntry\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ms\x18\x02 \x01(\x03\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0b\n\x03txn\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x0f\n\x07subject\x18\x08 \x01(\t\x12\r\n\x05\x61gent\x18\t \x01(\t\x12\x15\n\ragent_version\x18\n \x01(\t\x12\x0e\n\x06stream\x18\x0b \x01(\t\x12\x0b\n\x03seq\x18\x0c \x01(\x03\x12\x13\n\x0bplan_digest\x18\r \x01(\t\x12\x0c\n\x04step\x18\x0e \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x03\x12\x30\n\x04refs\x18\x10 \x03(\x0b\x32\".counterseal.api.audit.v1.EntryRef\x12.\n\x05\x65vent\x18\x11 \x01(\x0b\x32\x1f.counterseal.api.audit.v1.Event\x12\x13\n\x0b\x64isclosures\x18\x12 \x03(\t\x12\x11\n\tretention\x18\x13 \x01(\t\"\xf3\x01\n\rAppendedEntry\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x11\n\tleaf_hash\x18\x02 \x01(\x0c\x12\r\n\x05\x65ntry\x18\x03 \x01(\x0c\x12\x11\n\tduplicate\x18\x04 \x01(\x08\x12\x13\n\x0bsigned_size\x18\x05 \x01(\x03\x12/\n\x0bsigned_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07reached\x18\x07 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\x12\x12\n\ntlog_proof\x18\x08 \x01(\x0c\x12\r\n\x05shard\x18\t \x01(\x05\"5\n\rAppendRefusal\x12\x13\n\x0breason_code\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xdd\x01\n\x0c\x41ppendResult\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12;\n\x08\x61ppended\x18\x02 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendedEntryH\x00\x12:\n\x07refused\x18\x03 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendRefusalH\x00\x12\x38\n\x05unmet\x18\x04 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendedEntryH\x00\x42\x08\n\x06result\"{\n\x12\x41ppendEntryRequest\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".counterseal.api.audit.v1.NewEntry\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\"M\n\x13\x41ppendEntryResponse\x12\x36\n\x06result\x18\x01 \x01(\x0b\x32&.counterseal.api.audit.v1.AppendResult\"}\n\x12\x41ppendBatchRequest\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".counterseal.api.audit.v1.NewEntry\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\"N\n\x13\x41ppendBatchResponse\x12\x37\n\x07results\x18\x01 \x03(\x0b\x32&.counterseal.api.audit.v1.AppendResult\"\x8d\x01\n\x13\x41ppendStreamRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x03\x12\x33\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\".counterseal.api.audit.v1.NewEntry\x12\x32\n\x04mode\x18\x03 \x01(\x0e\x32$.counterseal.api.audit.v1.AppendMode\"\x98\x01\n\x14\x41ppendStreamResponse\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x03\x12\x37\n\x07results\x18\x02 \x03(\x0b\x32&.counterseal.api.audit.v1.AppendResult\x12\x38\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\'.counterseal.api.audit.v1.AppendRefusal*{\n\nAppendMode\x12\x1b\n\x17\x41PPEND_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PPEND_MODE_DURABLE\x10\x01\x12\x1c\n\x18\x41PPEND_MODE_CHECKPOINTED\x10\x02\x12\x19\n\x15\x41PPEND_MODE_WITNESSED\x10\x03\x32\xda\x02\n\rLedgerService\x12j\n\x0b\x41ppendEntry\x12,.counterseal.api.audit.v1.AppendEntryRequest\x1a-.counterseal.api.audit.v1.AppendEntryResponse\x12j\n\x0b\x41ppendBatch\x12,.counterseal.api.audit.v1.AppendBatchRequest\x1a-.counterseal.api.audit.v1.AppendBatchResponse\x12q\n\x0c\x41ppendStream\x12-.counterseal.api.audit.v1.AppendStreamRequest\x1a..counterseal.api.audit.v1.AppendStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'counterseal.api.audit.v1.ledger_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APPENDMODE']._serialized_start=1817
-  _globals['_APPENDMODE']._serialized_end=1940
+  _globals['_APPENDMODE']._serialized_start=1832
+  _globals['_APPENDMODE']._serialized_end=1955
   _globals['_ENTRYREF']._serialized_start=138
   _globals['_ENTRYREF']._serialized_end=179
   _globals['_NEWENTRY']._serialized_start=182
   _globals['_NEWENTRY']._serialized_end=595
   _globals['_APPENDEDENTRY']._serialized_start=598
-  _globals['_APPENDEDENTRY']._serialized_end=826
-  _globals['_APPENDREFUSAL']._serialized_start=828
-  _globals['_APPENDREFUSAL']._serialized_end=881
-  _globals['_APPENDRESULT']._serialized_start=884
-  _globals['_APPENDRESULT']._serialized_end=1105
-  _globals['_APPENDENTRYREQUEST']._serialized_start=1107
-  _globals['_APPENDENTRYREQUEST']._serialized_end=1230
-  _globals['_APPENDENTRYRESPONSE']._serialized_start=1232
-  _globals['_APPENDENTRYRESPONSE']._serialized_end=1309
-  _globals['_APPENDBATCHREQUEST']._serialized_start=1311
-  _globals['_APPENDBATCHREQUEST']._serialized_end=1436
-  _globals['_APPENDBATCHRESPONSE']._serialized_start=1438
-  _globals['_APPENDBATCHRESPONSE']._serialized_end=1516
-  _globals['_APPENDSTREAMREQUEST']._serialized_start=1519
-  _globals['_APPENDSTREAMREQUEST']._serialized_end=1660
-  _globals['_APPENDSTREAMRESPONSE']._serialized_start=1663
-  _globals['_APPENDSTREAMRESPONSE']._serialized_end=1815
-  _globals['_LEDGERSERVICE']._serialized_start=1943
-  _globals['_LEDGERSERVICE']._serialized_end=2289
+  _globals['_APPENDEDENTRY']._serialized_end=841
+  _globals['_APPENDREFUSAL']._serialized_start=843
+  _globals['_APPENDREFUSAL']._serialized_end=896
+  _globals['_APPENDRESULT']._serialized_start=899
+  _globals['_APPENDRESULT']._serialized_end=1120
+  _globals['_APPENDENTRYREQUEST']._serialized_start=1122
+  _globals['_APPENDENTRYREQUEST']._serialized_end=1245
+  _globals['_APPENDENTRYRESPONSE']._serialized_start=1247
+  _globals['_APPENDENTRYRESPONSE']._serialized_end=1324
+  _globals['_APPENDBATCHREQUEST']._serialized_start=1326
+  _globals['_APPENDBATCHREQUEST']._serialized_end=1451
+  _globals['_APPENDBATCHRESPONSE']._serialized_start=1453
+  _globals['_APPENDBATCHRESPONSE']._serialized_end=1531
+  _globals['_APPENDSTREAMREQUEST']._serialized_start=1534
+  _globals['_APPENDSTREAMREQUEST']._serialized_end=1675
+  _globals['_APPENDSTREAMRESPONSE']._serialized_start=1678
+  _globals['_APPENDSTREAMRESPONSE']._serialized_end=1830
+  _globals['_LEDGERSERVICE']._serialized_start=1958
+  _globals['_LEDGERSERVICE']._serialized_end=2304
 # @@protoc_insertion_point(module_scope)

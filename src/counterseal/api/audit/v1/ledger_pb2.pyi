@@ -191,6 +191,7 @@ class AppendedEntry(_message.Message):
     SIGNED_TIME_FIELD_NUMBER: _builtins.int
     REACHED_FIELD_NUMBER: _builtins.int
     TLOG_PROOF_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Output only. Index in the log."""
     leaf_hash: _builtins.bytes
@@ -207,6 +208,8 @@ class AppendedEntry(_message.Message):
     """Output only. The offline proof (C2SP tlog-proof) under the checkpoint that covers the entry, with its disclosures
     as the extra line; only in the modes CHECKPOINTED and WITNESSED.
     """
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs it is in: 0 is the first; a log that was closed is followed by the next."""
     @_builtins.property
     def signed_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When that checkpoint was signed."""
@@ -222,10 +225,11 @@ class AppendedEntry(_message.Message):
         signed_time: _timestamp_pb2.Timestamp | None = ...,
         reached: Global___AppendMode.ValueType = ...,
         tlog_proof: _builtins.bytes = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["signed_time", b"signed_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "entry", b"entry", "index", b"index", "leaf_hash", b"leaf_hash", "reached", b"reached", "signed_size", b"signed_size", "signed_time", b"signed_time", "tlog_proof", b"tlog_proof"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "entry", b"entry", "index", b"index", "leaf_hash", b"leaf_hash", "reached", b"reached", "shard", b"shard", "signed_size", b"signed_size", "signed_time", b"signed_time", "tlog_proof", b"tlog_proof"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -62,25 +62,34 @@ class GetEntryRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's where there is one."""
     index: _builtins.int
     """Index in the log."""
     event_id: _builtins.str
     """Id of the event."""
+    shard: _builtins.int
+    """Which of the tenant's logs; unset: the newest for an index, all of them for an event id."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         index: _builtins.int = ...,
         event_id: _builtins.str = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "index", b"index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "by", b"by", "event_id", b"event_id", "index", b"index", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "index", b"index", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "by", b"by", "event_id", b"event_id", "index", b"index", "shard", b"shard", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
     _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["index", "event_id"]  # noqa: Y015
     _WhichOneofArgType_by: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_by) -> _WhichOneofReturnType_by | None: ...
 
 Global___GetEntryRequest: _TypeAlias = GetEntryRequest  # noqa: Y015
@@ -95,9 +104,9 @@ class GetEntryResponse(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     SIGNED_SIZE_FIELD_NUMBER: _builtins.int
     size: _builtins.int
-    """Output only. Entries in the log."""
+    """Output only. Entries in its log."""
     signed_size: _builtins.int
-    """Output only. Size of the latest signed checkpoint."""
+    """Output only. Size of that log's latest signed checkpoint."""
     @_builtins.property
     def entry(self) -> Global___LedgerEntry:
         """Output only. The entry."""
@@ -129,6 +138,7 @@ class ListEntriesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's where there is one."""
     from_index: _builtins.int
@@ -141,6 +151,10 @@ class ListEntriesRequest(_message.Message):
     """At most this many; 0: 100, capped at 1,000."""
     page_token: _builtins.str
     """Token of an earlier answer with the same arguments."""
+    shard: _builtins.int
+    """Which of the tenant's logs; unset: the newest. Where there is none of this number any more (the ledger's database was
+    restored), the first one after it, from its first entry.
+    """
     def __init__(
         self,
         *,
@@ -150,12 +164,15 @@ class ListEntriesRequest(_message.Message):
         request_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "page_size", b"page_size", "page_token", b"page_token", "plan_digest", b"plan_digest", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "from_index", b"from_index", "page_size", b"page_size", "page_token", b"page_token", "plan_digest", b"plan_digest", "request_id", b"request_id", "shard", b"shard", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
 
 Global___ListEntriesRequest: _TypeAlias = ListEntriesRequest  # noqa: Y015
 
@@ -168,10 +185,16 @@ class ListEntriesResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    NEXT_SHARD_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Output only. Token of the next page; empty: no more."""
     size: _builtins.int
     """Output only. Entries in the log."""
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs it is."""
+    next_shard: _builtins.int
+    """Output only. The log that follows; set when there is one, and this one takes no more entries."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
         """Output only. The entries."""
@@ -182,12 +205,16 @@ class ListEntriesResponse(_message.Message):
         entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
         next_page_token: _builtins.str = ...,
         size: _builtins.int = ...,
+        shard: _builtins.int = ...,
+        next_shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_shard", b"_next_shard", "next_shard", b"next_shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_shard", b"_next_shard", "entries", b"entries", "next_page_token", b"next_page_token", "next_shard", b"next_shard", "shard", b"shard", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_shard: _TypeAlias = _typing.Literal["next_shard"]  # noqa: Y015
+    _WhichOneofArgType__next_shard: _TypeAlias = _typing.Literal["_next_shard", b"_next_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_shard) -> _WhichOneofReturnType__next_shard | None: ...
 
 Global___ListEntriesResponse: _TypeAlias = ListEntriesResponse  # noqa: Y015
 
@@ -199,21 +226,29 @@ class TailEntriesRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     FROM_INDEX_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Required. Tenant of the log."""
     from_index: _builtins.int
     """First index."""
+    shard: _builtins.int
+    """Which of the tenant's logs to begin with; unset: the newest, and no other. As in ListEntries where there is none of this
+    number any more.
+    """
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         from_index: _builtins.int = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_index", b"from_index", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "from_index", b"from_index", "shard", b"shard", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
 
 Global___TailEntriesRequest: _TypeAlias = TailEntriesRequest  # noqa: Y015
 
@@ -225,23 +260,33 @@ class TailEntriesResponse(_message.Message):
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    NEXT_SHARD_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Output only. Entries in the log."""
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs it is."""
+    next_shard: _builtins.int
+    """Output only. The log that follows; set when there is one, and this one takes no more entries."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
-        """Output only. Entries in order."""
+        """Output only. Entries in order, all of one log."""
 
     def __init__(
         self,
         *,
         entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
         size: _builtins.int = ...,
+        shard: _builtins.int = ...,
+        next_shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_shard", b"_next_shard", "next_shard", b"next_shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "size", b"size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_shard", b"_next_shard", "entries", b"entries", "next_shard", b"next_shard", "shard", b"shard", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__next_shard: _TypeAlias = _typing.Literal["next_shard"]  # noqa: Y015
+    _WhichOneofArgType__next_shard: _TypeAlias = _typing.Literal["_next_shard", b"_next_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_shard) -> _WhichOneofReturnType__next_shard | None: ...
 
 Global___TailEntriesResponse: _TypeAlias = TailEntriesResponse  # noqa: Y015
 
@@ -252,18 +297,24 @@ class GetCheckpointRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's where there is one."""
+    shard: _builtins.int
+    """Which of the tenant's logs; unset: the newest."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "shard", b"shard", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
 
 Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
 
@@ -278,6 +329,7 @@ class GetCheckpointResponse(_message.Message):
     SIZE_FIELD_NUMBER: _builtins.int
     PUBLISH_TIME_FIELD_NUMBER: _builtins.int
     LOG_SIZE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
     """Output only. C2SP signed note."""
     vkey: _builtins.str
@@ -286,6 +338,8 @@ class GetCheckpointResponse(_message.Message):
     """Output only. Size that it covers."""
     log_size: _builtins.int
     """Output only. Entries in the log now."""
+    shard: _builtins.int
+    """Output only. Which of the tenant's logs it is."""
     @_builtins.property
     def publish_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it was signed."""
@@ -298,10 +352,11 @@ class GetCheckpointResponse(_message.Message):
         size: _builtins.int = ...,
         publish_time: _timestamp_pb2.Timestamp | None = ...,
         log_size: _builtins.int = ...,
+        shard: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["publish_time", b"publish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "log_size", b"log_size", "publish_time", b"publish_time", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "log_size", b"log_size", "publish_time", b"publish_time", "shard", b"shard", "size", b"size", "vkey", b"vkey"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +371,7 @@ class GetInclusionProofRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     TREE_SIZE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's where there is one."""
     index: _builtins.int
@@ -324,18 +380,23 @@ class GetInclusionProofRequest(_message.Message):
     """Size of the tree; 0: the latest checkpoint's, or that of one that covers the entry and was the latest two seconds ago
     or later.
     """
+    shard: _builtins.int
+    """Which of the tenant's logs; unset: the newest."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         index: _builtins.int = ...,
         tree_size: _builtins.int = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "tenant", b"tenant", "tree_size", b"tree_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "index", b"index", "shard", b"shard", "tenant", b"tenant", "tree_size", b"tree_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
 
 Global___GetInclusionProofRequest: _TypeAlias = GetInclusionProofRequest  # noqa: Y015
 
@@ -388,24 +449,30 @@ class GetConsistencyProofRequest(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     FROM_SIZE_FIELD_NUMBER: _builtins.int
     TO_SIZE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's where there is one."""
     from_size: _builtins.int
     """Size of the older tree, at least 1."""
     to_size: _builtins.int
     """Size of the newer tree; 0: the latest checkpoint's."""
+    shard: _builtins.int
+    """Which of the tenant's logs; unset: the newest."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         from_size: _builtins.int = ...,
         to_size: _builtins.int = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_size", b"from_size", "tenant", b"tenant", "to_size", b"to_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "from_size", b"from_size", "shard", b"shard", "tenant", b"tenant", "to_size", b"to_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
 
 Global___GetConsistencyProofRequest: _TypeAlias = GetConsistencyProofRequest  # noqa: Y015
 
@@ -587,6 +654,7 @@ class DiscloseEntryRequest(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant of the log; must equal the token's."""
     index: _builtins.int
@@ -597,6 +665,8 @@ class DiscloseEntryRequest(_message.Message):
     """Required. What it is for: a code `[A-Za-z0-9_.:/-]{1,128}` that stands in clear in the log, such as `case-4711`."""
     note: _builtins.str
     """More words; sealed in the ledger."""
+    shard: _builtins.int
+    """Which of the tenant's logs; unset: the newest for an index, all of them for an event id."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. Names of the sealed fields that are wanted, such as `rationale`."""
@@ -610,13 +680,19 @@ class DiscloseEntryRequest(_message.Message):
         names: _abc.Iterable[_builtins.str] | None = ...,
         purpose: _builtins.str = ...,
         note: _builtins.str = ...,
+        shard: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "index", b"index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "by", b"by", "event_id", b"event_id", "index", b"index", "shard", b"shard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "event_id", b"event_id", "index", b"index", "names", b"names", "note", b"note", "purpose", b"purpose", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shard", b"_shard", "by", b"by", "event_id", b"event_id", "index", b"index", "names", b"names", "note", b"note", "purpose", b"purpose", "shard", b"shard", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__shard: _TypeAlias = _typing.Literal["shard"]  # noqa: Y015
+    _WhichOneofArgType__shard: _TypeAlias = _typing.Literal["_shard", b"_shard"]  # noqa: Y015
     _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["index", "event_id"]  # noqa: Y015
     _WhichOneofArgType_by: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shard) -> _WhichOneofReturnType__shard | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_by) -> _WhichOneofReturnType_by | None: ...
 
 Global___DiscloseEntryRequest: _TypeAlias = DiscloseEntryRequest  # noqa: Y015

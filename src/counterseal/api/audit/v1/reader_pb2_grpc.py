@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class LedgerReaderServiceStub(object):
     """Reads a log. People read their tenant's; services read any by `tenant`.
+    A tenant's log that was closed is followed by another: `shard` counts them from 0. Where a request can name one and does not,
+    the newest is meant; an event id is looked for in all of them.
     """
 
     def __init__(self, channel):
@@ -99,6 +101,8 @@ class LedgerReaderServiceStub(object):
 
 class LedgerReaderServiceServicer(object):
     """Reads a log. People read their tenant's; services read any by `tenant`.
+    A tenant's log that was closed is followed by another: `shard` counts them from 0. Where a request can name one and does not,
+    the newest is meant; an event id is looked for in all of them.
     """
 
     def GetEntry(self, request, context):
@@ -109,14 +113,15 @@ class LedgerReaderServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEntries(self, request, context):
-        """Lists entries by index.
+        """Lists entries of one log by index.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TailEntries(self, request, context):
-        """Streams entries from an index on, gapless and in order, with a heartbeat every second.
+        """Streams entries from an index on, gapless and in order, with a heartbeat every second. Where `shard` is set, the stream goes
+        on with the log that follows, from its first entry, once a log was closed and read to its end; otherwise it stays with its log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,6 +274,8 @@ def add_LedgerReaderServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LedgerReaderService(object):
     """Reads a log. People read their tenant's; services read any by `tenant`.
+    A tenant's log that was closed is followed by another: `shard` counts them from 0. Where a request can name one and does not,
+    the newest is meant; an event id is looked for in all of them.
     """
 
     @staticmethod

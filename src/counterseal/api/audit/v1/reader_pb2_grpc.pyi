@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerReaderServiceStub:
-    """Reads a log. People read their tenant's; services read any by `tenant`."""
+    """Reads a log. People read their tenant's; services read any by `tenant`.
+    A tenant's log that was closed is followed by another: `shard` counts them from 0. Where a request can name one and does not,
+    the newest is meant; an event id is looked for in all of them.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,9 +39,11 @@ class LedgerReaderServiceStub:
     GetEntry: _grpc.UnaryUnaryMultiCallable[_reader_pb2.GetEntryRequest, _reader_pb2.GetEntryResponse]
     """Returns one entry by index or event id. Reasons: NOT_FOUND."""
     ListEntries: _grpc.UnaryUnaryMultiCallable[_reader_pb2.ListEntriesRequest, _reader_pb2.ListEntriesResponse]
-    """Lists entries by index."""
+    """Lists entries of one log by index."""
     TailEntries: _grpc.UnaryStreamMultiCallable[_reader_pb2.TailEntriesRequest, _reader_pb2.TailEntriesResponse]
-    """Streams entries from an index on, gapless and in order, with a heartbeat every second."""
+    """Streams entries from an index on, gapless and in order, with a heartbeat every second. Where `shard` is set, the stream goes
+    on with the log that follows, from its first entry, once a log was closed and read to its end; otherwise it stays with its log.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_reader_pb2.GetCheckpointRequest, _reader_pb2.GetCheckpointResponse]
     """Returns the latest signed checkpoint and the log's verifier key. Reasons: NOT_FOUND."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_reader_pb2.GetInclusionProofRequest, _reader_pb2.GetInclusionProofResponse]
@@ -77,15 +82,20 @@ class LedgerReaderServiceStub:
 
 @_typing.type_check_only
 class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
-    """Reads a log. People read their tenant's; services read any by `tenant`."""
+    """Reads a log. People read their tenant's; services read any by `tenant`.
+    A tenant's log that was closed is followed by another: `shard` counts them from 0. Where a request can name one and does not,
+    the newest is meant; an event id is looked for in all of them.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEntry: _aio.UnaryUnaryMultiCallable[_reader_pb2.GetEntryRequest, _reader_pb2.GetEntryResponse]  # type: ignore[assignment]
     """Returns one entry by index or event id. Reasons: NOT_FOUND."""
     ListEntries: _aio.UnaryUnaryMultiCallable[_reader_pb2.ListEntriesRequest, _reader_pb2.ListEntriesResponse]  # type: ignore[assignment]
-    """Lists entries by index."""
+    """Lists entries of one log by index."""
     TailEntries: _aio.UnaryStreamMultiCallable[_reader_pb2.TailEntriesRequest, _reader_pb2.TailEntriesResponse]  # type: ignore[assignment]
-    """Streams entries from an index on, gapless and in order, with a heartbeat every second."""
+    """Streams entries from an index on, gapless and in order, with a heartbeat every second. Where `shard` is set, the stream goes
+    on with the log that follows, from its first entry, once a log was closed and read to its end; otherwise it stays with its log.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_reader_pb2.GetCheckpointRequest, _reader_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """Returns the latest signed checkpoint and the log's verifier key. Reasons: NOT_FOUND."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_reader_pb2.GetInclusionProofRequest, _reader_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -123,7 +133,10 @@ class LedgerReaderServiceAsyncStub(LedgerReaderServiceStub):
     """
 
 class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads a log. People read their tenant's; services read any by `tenant`."""
+    """Reads a log. People read their tenant's; services read any by `tenant`.
+    A tenant's log that was closed is followed by another: `shard` counts them from 0. Where a request can name one and does not,
+    the newest is meant; an event id is looked for in all of them.
+    """
 
     @_abc_1.abstractmethod
     def GetEntry(
@@ -139,7 +152,7 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reader_pb2.ListEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reader_pb2.ListEntriesResponse, _abc.Awaitable[_reader_pb2.ListEntriesResponse]]:
-        """Lists entries by index."""
+        """Lists entries of one log by index."""
 
     @_abc_1.abstractmethod
     def TailEntries(
@@ -147,7 +160,9 @@ class LedgerReaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reader_pb2.TailEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_reader_pb2.TailEntriesResponse], _abc.AsyncIterator[_reader_pb2.TailEntriesResponse]]:
-        """Streams entries from an index on, gapless and in order, with a heartbeat every second."""
+        """Streams entries from an index on, gapless and in order, with a heartbeat every second. Where `shard` is set, the stream goes
+        on with the log that follows, from its first entry, once a log was closed and read to its end; otherwise it stays with its log.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
