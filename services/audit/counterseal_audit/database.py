@@ -25,6 +25,7 @@ CONNECTION_LOST = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     SQLAlchemyError,
     OSError,
     TimeoutError,

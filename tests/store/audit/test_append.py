@@ -1,6 +1,7 @@
 """Appending on real PostgreSQL: races, retries, poison, rights. Every log is re-derived from its bytes at the end."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import date
 
@@ -20,12 +21,12 @@ from counterseal.errors import (
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
-from counterseal_audit.append.engine import Prepared, SealedPayload, step
+from counterseal_audit.append.engine import Prepared, SealedPayload, Step, step
 from counterseal_audit.append.mac import HeadMac
-from counterseal_audit.append.store import AppendStore, _joined
-from counterseal_audit.append.writer import QUEUE_ENTRIES, LogWriter, Receipt
+from counterseal_audit.append.store import LOCK_MS, AppendStore, _joined
+from counterseal_audit.append.writer import LOCKED_ENTRIES, LOCKED_FLUSHES, QUEUE_ENTRIES, LogWriter, Receipt
 from counterseal_audit.database import connection, unsafe_settings
-from support.audit import append, append_one, replica, stored
+from support.audit import Replica, append, append_one, replica, stored
 from support.entries import changed, received
 from support.postgres import PARTS, FreshDatabase
 from support.requirements import requirement
@@ -76,29 +77,76 @@ async def test_replicas_racing_on_one_log_lose_nothing_and_repeat_nothing(fresh_
     assert all(logged[receipt.index] == receipt.entry for receipt in receipts)
 
 
-async def test_a_writer_that_keeps_losing_takes_the_lock_after_the_third_loss(fresh_database: FreshDatabase) -> None:
+class Unlucky(AppendStore):
+    """Somebody else is faster as often as it is told."""
+
+    def __init__(self, own: Replica, other: Replica, losses: int) -> None:
+        super().__init__(own.engine)
+        self._other, self._losses = other, losses
+        self.tries: list[str] = []
+
+    async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared], written: object) -> bool:
+        if self._losses:
+            self._losses -= 1
+            await append_one(self._other, changed(stream=f"plan:{new_id()}"))
+        self.tries.append("race")
+        return await super().append(log_id, wanted, batch, written)  # type: ignore[arg-type]
+
+    async def append_locked(self, *args: object) -> object:  # type: ignore[override]
+        self.tries.append("lock")
+        return await super().append_locked(*args)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("count", "losses", "tries"),
+    [
+        (1, 2, ["race"] * 3 + ["race"] * (LOCKED_FLUSHES + 1)),
+        (1, 9, ["race"] * 3 + ["lock"] + ["race"] * (LOCKED_FLUSHES + 1)),
+        (LOCKED_ENTRIES, 1, ["race"] + ["lock"] * LOCKED_FLUSHES + ["race"] * 2),
+    ],
+    ids=["small batches race", "and lock after the third loss", "large ones lock for a while"],
+)
+async def test_a_writer_that_others_are_faster_than_locks_the_head(
+    fresh_database: FreshDatabase, count: int, losses: int, tries: list[str]
+) -> None:
     database = fresh_database("audit")
     async with replica(database) as fast, replica(database) as slow:
         await append_one(fast, changed())
         log = await slow.log()
-        tries: list[str] = []
-
-        class Unlucky(AppendStore):
-            async def append(self, log_id: int, wanted: object, batch: Sequence[Prepared], written: object) -> bool:
-                await append_one(fast, changed(stream=f"plan:{new_id()}"))  # somebody is always faster
-                tries.append("optimistic")
-                return await super().append(log_id, wanted, batch, written)  # type: ignore[arg-type]
-
-            async def append_locked(self, *args: object) -> object:  # type: ignore[override]
-                tries.append("locked")
-                return await super().append_locked(*args)  # type: ignore[arg-type]
-
-        writer = LogWriter(log.log_id, Unlucky(slow.engine), await slow.ledger.mac_of(log))
-        item = await slow.ledger._prepare(changed(stream="plan:slow"), "executor")
-        receipt = await writer.submit([item])[0]
-        assert tries == ["optimistic"] * 3 + ["locked"]
-        assert receipt.index == 5
+        store = Unlucky(slow, fast, min(losses, 3))
+        writer = LogWriter(log.log_id, store, await slow.ledger.mac_of(log))
+        before = 2 + min(losses, 3)
+        for number in range(LOCKED_FLUSHES + 2):
+            entries = [changed(stream=f"plan:slow-{number}-{n}") for n in range(count)]
+            futures = writer.submit([await slow.ledger._prepare(entry, "executor") for entry in entries])
+            receipts = await asyncio.gather(*futures)
+            assert [receipt.index for receipt in receipts] == list(range(before, before + count))
+            before += count
+        assert store.tries == tries
     await stored(database)
+
+
+async def test_a_process_that_stands_still_with_the_head_locked_does_not_keep_it(fresh_database: FreshDatabase) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as one:
+        await append_one(one, changed())
+        log = await one.log()
+        made: list[int] = []
+
+        class Still(LogWriter):
+            def _step(self, frontier: Frontier, items: Sequence[Prepared]) -> Step:
+                made.append(frontier.size)
+                if len(made) == 1:
+                    time.sleep(LOCK_MS / 1000 + 0.5)  # the whole process, as if stopped
+                return super()._step(frontier, items)
+
+        writer = Still(log.log_id, one.ledger._store, await one.ledger.mac_of(log))
+        writer._locking = LOCKED_FLUSHES
+        entries = [changed(stream=f"plan:still-{n}") for n in range(LOCKED_ENTRIES)]
+        items = [await one.ledger._prepare(entry, "executor") for entry in entries]
+        assert (await writer.submit(items)[0]).index == 2
+        assert made == [2, 2], "the database ended the first transaction"
+    assert len(await stored(database)) == 2 + LOCKED_ENTRIES
 
 
 async def test_a_retry_gets_the_same_index_and_other_content_is_refused(fresh_database: FreshDatabase) -> None:

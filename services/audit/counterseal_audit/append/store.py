@@ -6,6 +6,7 @@ a log; logs share no row; there is no leader, no lease and no clock.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import asyncpg
@@ -16,38 +17,55 @@ from counterseal_audit.append.engine import Prepared, Step
 from counterseal_audit.append.mac import Head
 from counterseal_audit.database import connection, reading
 
-_STATEMENT = """
+_HEAD_AND_ENTRIES = """
 WITH h AS (
-  UPDATE ledger_head SET {closing}size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $14
+  UPDATE ledger_head SET {closing}size = $2::bigint + $3::bigint, frontier = $4, root = $5, mac = $7
    WHERE log_id = $1 AND size = $2 AND root = $6 AND open RETURNING 1
 ), e AS (
   INSERT INTO ledger_entry (log_id, idx, event_id, req_hash, leaf_hash, entry)
-  SELECT $1, $2::bigint + t.o - 1, t.ev, substring($8::bytea FROM t.o::int * 32 - 31 FOR 32),
-         substring($9::bytea FROM t.o::int * 32 - 31 FOR 32), t.en
-    FROM h, unnest($7::uuid[], $10::bytea[]) WITH ORDINALITY AS t(ev, en, o)
+  SELECT $1, $2::bigint + t.o - 1, t.ev, substring($9::bytea FROM t.o::int * 32 - 31 FOR 32),
+         substring($10::bytea FROM t.o::int * 32 - 31 FOR 32), t.en
+    FROM h, unnest($8::uuid[], $11::bytea[]) WITH ORDINALITY AS t(ev, en, o)
   RETURNING 1
-), n AS (
+)"""
+_NODES = """, n AS (
   INSERT INTO ledger_node (log_id, level, n, hash)
-  SELECT $1, t.level, t.n, t.hash FROM h, unnest($11::smallint[], $12::bigint[], $13::bytea[]) AS t(level, n, hash)
+  SELECT $1, t.level, t.n, t.hash
+    FROM h, unnest(${0}::smallint[], ${1}::bigint[], ${2}::bytea[]) AS t(level, n, hash)
   RETURNING 1
-), p AS (
+)"""
+_PAYLOADS = """, p AS (
   INSERT INTO ledger_payload (log_id, idx, ord, due_on, held, dek_id, ciphertext)
   SELECT $1, $2::bigint + t.at, t.ord, t.due_on, t.held, t.dek_id, t.ciphertext
-    FROM h, unnest($15::bigint[], $16::smallint[], $17::date[], $18::boolean[], $19::uuid[], $20::bytea[])
+    FROM h, unnest(${0}::bigint[], ${1}::smallint[], ${2}::date[], ${3}::boolean[], ${4}::uuid[], ${5}::bytea[])
          AS t(at, ord, due_on, held, dek_id, ciphertext)
   RETURNING 1
-)
-SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), (SELECT count(*) FROM n), (SELECT count(*) FROM p), $5::bytea
+)"""
+_ANSWER = """
+SELECT (SELECT count(*) FROM h), (SELECT count(*) FROM e), {nodes}, {payloads}, $5::bytea
 """
-"""The answer repeats the root that was asked for: an answer to another statement is not taken for this one's.
+"""It repeats the root that was asked for: an answer to another statement is not taken for this one's."""
 
-Hashes come joined: an array of them costs the driver a tenth of an append to encode.
-"""
+_FIRST_FREE = 12
 
 
-APPEND = _STATEMENT.format(closing="")
-CLOSE = _STATEMENT.format(closing="open = false, ")
-"""The same with the log's last entries: no statement opens a log again."""
+@cache
+def statement(*, nodes: bool, payloads: bool, closing: bool = False) -> str:
+    """Return the statement for a batch with or without nodes and payloads; closing: with the log's last entries.
+
+    Most small batches complete no tile and many seal nothing: what has no rows is left out, because to start and end
+    an insert of none takes a tenth of an append. No statement opens a log again. Hashes come joined: an array of them
+    costs the driver as much to encode.
+    """
+    text = _HEAD_AND_ENTRIES.format(closing="open = false, " if closing else "")
+    text += _NODES.format(*range(_FIRST_FREE, _FIRST_FREE + 3)) if nodes else ""
+    start = _FIRST_FREE + 3 * nodes
+    text += _PAYLOADS.format(*range(start, start + 6)) if payloads else ""
+    count = "(SELECT count(*) FROM {0})"
+    return text + _ANSWER.format(
+        nodes=count.format("n") if nodes else "0::bigint", payloads=count.format("p") if payloads else "0::bigint"
+    )
+
 
 KEY_DESTROYED = "CS001"
 """What the trigger of migration 0003 raises for a payload whose key is not live."""
@@ -102,16 +120,17 @@ class AppendStore:
     async def append_locked(
         self, log_id: int, batch: Sequence[Prepared], make: Callable[[Head], Step], *, closing: bool = False
     ) -> Step | None:
-        """Lock the head first, then run the same statement: for a writer that lost the race too often.
+        """Lock the head first, then run the same statement: for a writer that others are faster than.
 
         closing: close the log with this batch.
 
         Returns the step that was taken, None when the log is closed. Raises DuplicateIds, DataRefused.
         """
         async with connection(self._engine) as raw, raw.transaction():
-            head = _head(await raw.fetchrow(_SELECT_HEAD + " FOR UPDATE", log_id))
+            await raw.execute(f"{_LIMIT}; SELECT FROM ledger_head WHERE log_id = {int(log_id)} FOR UPDATE")
+            head = _head(await raw.fetchrow(_SELECT_HEAD, log_id))
             step = make(head)
-            return step if await _append(raw, log_id, step, batch, CLOSE if closing else APPEND) else None
+            return step if await _append(raw, log_id, step, batch, closing=closing) else None
 
     async def seal_head(self, log_id: int, head: Head, mac: bytes) -> bool:
         """Give a head of before heads had MACs its own; False when it has one by now, or moved."""
@@ -140,6 +159,9 @@ class AppendStore:
         }
 
 
+LOCK_MS = 2000
+"""How long a head may be locked by a process that does not go on (stopped, cut off): then the database ends it."""
+_LIMIT = f"SET LOCAL idle_in_transaction_session_timeout = {LOCK_MS}"
 _SELECT_HEAD = "SELECT open, size, frontier, root, mac FROM ledger_head WHERE log_id = $1"
 
 
@@ -155,33 +177,32 @@ def _joined(hashes: Sequence[bytes]) -> bytes:
     return joined
 
 
-async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], statement: str = APPEND) -> bool:
+async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], *, closing: bool = False) -> bool:
     before, after = step.before, step.after
     sealed = [(at, one) for at, item in enumerate(batch) for one in item.payload]
     try:
-        answer = await raw.fetchrow(
-            statement,
+        arguments: list[Any] = [
             log_id,
             before.size,
             len(batch),
             after.serialize(),
             after.root(),
             before.root(),
+            step.mac,
             [item.event_id for item in batch],
             _joined([item.req_hash for item in batch]),
             _joined([item.leaf_hash for item in batch]),
             [item.entry for item in batch],
-            [node.level for node in step.nodes],
-            [node.n for node in step.nodes],
-            [node.hash for node in step.nodes],
-            step.mac,
-            [at for at, _ in sealed],
-            [one.ord for _, one in sealed],
-            [one.due_on for _, one in sealed],
-            [one.held for _, one in sealed],
-            [one.dek_id for _, one in sealed],
-            [one.ciphertext for _, one in sealed],
-        )
+        ]
+        if step.nodes:
+            arguments += [node.level for node in step.nodes], [node.n for node in step.nodes]
+            arguments.append([node.hash for node in step.nodes])
+        if sealed:
+            arguments += [at for at, _ in sealed], [one.ord for _, one in sealed], [one.due_on for _, one in sealed]
+            arguments += [one.held for _, one in sealed], [one.dek_id for _, one in sealed]
+            arguments.append([one.ciphertext for _, one in sealed])
+        text = statement(nodes=bool(step.nodes), payloads=bool(sealed), closing=closing)
+        answer = await raw.fetchrow(text, *arguments)
     except asyncpg.UniqueViolationError:
         raise DuplicateIds from None
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:

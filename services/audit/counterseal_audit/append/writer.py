@@ -38,6 +38,12 @@ QUEUE_BYTES = 8 << 20
 QUIET_TURNS = 6
 """A call takes a few turns of the loop from the wire to the queue; after so many without a new entry none is near."""
 OPTIMISTIC_TRIES = 3
+LOCKED_FLUSHES, LOCKED_ENTRIES = 32, 32
+"""After another writer was faster, so many flushes of at least so many entries lock the head before they make a tree.
+
+What a lost race costs grows with the batch: its tree and its statement, in vain. A lock costs two round trips, during
+which a busy process does other things while everybody waits. So small batches race, and lock after their third loss.
+"""
 DATABASE_TRIES = 3
 RETRY_SECONDS = 0.05
 FULL_RETRY_MS = 200
@@ -86,6 +92,7 @@ class LogWriter:
         self._frontier: Frontier | None = None
         self._seen = (0, b"")
         self._flushing: asyncio.Task[None] | None = None
+        self._locking = 0
         self.forked: str | None = None
         self._frozen = False
         self.adopted = 0
@@ -235,7 +242,7 @@ class LogWriter:
                 if self._before is not None and not asked:
                     work, asked = _answer(work, await self._before.find([one.item for one in work])), True
                     continue
-                taken = await self._try(work, locked=losses >= OPTIMISTIC_TRIES)
+                taken = await self._try(work, locked=losses >= OPTIMISTIC_TRIES or self._shall_lock(len(work)))
             except DuplicateIds:
                 work = await self._answer_known(work)
                 continue
@@ -253,7 +260,13 @@ class LogWriter:
             if taken:
                 return
             losses += 1
-            self._frontier = None
+            self._frontier, self._locking = None, LOCKED_FLUSHES
+
+    def _shall_lock(self, count: int) -> bool:
+        if not self._locking or count < LOCKED_ENTRIES:
+            return False
+        self._locking -= 1
+        return True
 
     async def _try(self, work: Sequence[_Pending], *, locked: bool) -> bool:
         """Append the entries behind the head that is known, or the one that is locked, and settle them if it went."""
