@@ -15,10 +15,13 @@ from counterseal.ids import new_id
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.tree import verify_consistency, verify_inclusion
+from counterseal.ledger.verify import verify_log
 from counterseal.rpc.status import from_rpc_error
 from counterseal_audit.logs.anchors import Birth
+from counterseal_audit.reader.export import LogFiles
 from support.audit import AuditServer, append_one, audit_server
 from support.entries import changed
+from support.exports import Files
 from support.postgres import FreshDatabase
 from support.requirements import requirement
 
@@ -161,6 +164,13 @@ async def test_a_log_that_a_restored_database_lost_gives_way_to_the_next_one_fro
         rest.page_token = (await call(server, "ListEntries", rest)).next_page_token
         assert [(one.shard, one.index) for one in (await call(server, "ListEntries", rest)).entries] == [(2, 1)]
         assert [place async for place in tail(server, 2, shard=1, from_index=2)] == [(2, 0), (2, 1)]
+        await server.parts.publisher.publish_once()
+        new = await server.parts.log()
+        last = await server.parts.checkpoints.latest(new.log_id)
+        assert last is not None
+        exporting = LogFiles(server.parts.logs, server.parts.checkpoints, server.parts.reader)
+        report = verify_log(Files({path: content async for path, content in exporting.of(new, last)}), new.key)
+        assert (report.findings, [one.origin for one in report.shards]) == ((), [old.origin])
 
 
 @requirement("ledger:closed-logs-readable")

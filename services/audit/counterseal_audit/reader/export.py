@@ -83,8 +83,8 @@ class LogFiles:
 
 
 async def predecessor_of(logs: LogStore, log: Log) -> Log | None:
-    """Return the shard before this one."""
+    """Return the shard before this one: not always the one numbered so, a lost database may have begun others."""
     if log.shard == 0:
         return None
     shards = await logs.shards(log.tenant, log.environment)
-    return next((one for one in shards if one.shard == log.shard - 1), None)
+    return next((one for one in reversed(shards) if one.shard < log.shard), None)
