@@ -13,6 +13,7 @@ from counterseal.errors import InputInvalid, LedgerUnavailable, NotFound
 from counterseal.ledger.tree import verify_consistency, verify_inclusion
 from counterseal_audit.checkpoints.store import CheckpointStore
 from counterseal_audit.logs.store import LogStore
+from counterseal_audit.reader import prover
 from counterseal_audit.reader.prover import FRESH_MS, Inclusion, Prover
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.reader.trees import Trees
@@ -103,6 +104,19 @@ async def test_what_was_seen_lately_is_not_asked_for_again(fresh_database: Fresh
         await grow(parts, "third", 1)
         one.now += FRESH_MS
         assert (await one.proven(3)).size == grown + 1
+
+
+async def test_few_trees_of_a_log_are_remembered(
+    fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prover, "_MOST_TREES", 3)
+    database = fresh_database("audit")
+    async with replica(database) as parts, reader(database) as one:
+        sizes = [await grow(parts, f"{n}", 2) for n in range(8)]
+        for size in sizes:
+            await one.proven(0, size)
+            (known,) = one.prover._known.values()
+            assert len(known.by_size) <= 4
 
 
 @requirement("ledger:bounded-work")
