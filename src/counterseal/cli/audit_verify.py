@@ -89,18 +89,23 @@ def register(commands: "Subparsers") -> None:
     one = kinds.add_parser("checkpoint", help="verify a signed head by itself")
     one.add_argument("note", metavar="NOTE", help="the file")
     add_keys(one)
+    _add_rotations(one)
+    add_access(one)
     one.set_defaults(run=run_checkpoint)
 
     one = kinds.add_parser("entry", help="verify that an entry is in the log, from its .tlog-proof")
     one.add_argument("proof", metavar="PROOF", help="the .tlog-proof file")
     one.add_argument("--entry", metavar="FILE", help="the entry's bytes, default: PROOF with .entry.json as its ending")
     add_keys(one)
+    _add_rotations(one)
+    add_access(one)
     one.set_defaults(run=run_entry)
 
     one = kinds.add_parser("consistency", help="verify that one head of a log is an extension of another")
     one.add_argument("old", metavar="A", help="a signed head: a note, or an export")
     one.add_argument("new", metavar="B", help="another; where their sizes differ, the larger is an export with tiles")
     add_keys(one)
+    _add_rotations(one)
     add_access(one)
     one.set_defaults(run=run_consistency)
 
@@ -125,6 +130,14 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--policy", metavar="FILE", help="witnesses that must have cosigned (C2SP tlog-policy)")
     add_json(parser)
+
+
+def _add_rotations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log",
+        metavar="SOURCE",
+        help="an export of the log: it is verified with the pinned key, and the keys it was rotated to are trusted too",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -171,7 +184,7 @@ def run_checkpoint(args: argparse.Namespace) -> int:
     def work() -> int:
         data = _read(args.note)
         try:
-            checkpoint, times = _open(data, keys_of(args), policy_of(args))
+            checkpoint, times = _open(data, _all_keys(args), policy_of(args))
         except VerificationError as error:
             return _refuse(args, error.at(args.note))
         return _accept(args, checkpoint, times)
@@ -185,9 +198,10 @@ def run_entry(args: argparse.Namespace) -> int:
     def work() -> int:
         file = Path(args.proof)
         data = _read(args.entry or str(file.with_name(file.name.removesuffix(".tlog-proof") + ".entry.json")))
-        keys, trust = keys_of(args), policy_of(args)
+        trust = policy_of(args)
         raw = _read(args.proof)
         try:
+            keys = _all_keys(args)
             proof = proofs.parse(raw)
             checkpoint, times = _open(proof.checkpoint, keys, trust)
             proof.verify(data, keys)
@@ -205,8 +219,9 @@ def run_consistency(args: argparse.Namespace) -> int:
     """Verify that the larger of two heads is an extension of the smaller."""
 
     def work() -> int:
-        keys, trust = keys_of(args), policy_of(args)
+        trust = policy_of(args)
         try:
+            keys = _all_keys(args)
             with ExitStack() as stack:
                 heads = [_head_of(text, args, stack) for text in (args.old, args.new)]
                 checked = [(_open(data, keys, trust)[0], source) for data, source in heads]
@@ -295,6 +310,22 @@ def keys_of(args: argparse.Namespace) -> list[VerifierKey]:
     if len({key.vkey for key in keys}) != len(keys):
         raise Usage("--vkey: a key is named twice")
     return keys
+
+
+def _all_keys(args: argparse.Namespace) -> list[VerifierKey]:
+    """Return the pinned keys, and those that the log named by --log was rotated to. Raises VerificationError, Usage."""
+    keys = keys_of(args)
+    if args.log is None:
+        return keys
+    first, *pinned = keys
+    with opened(args.log, args) as source:
+        if source is None:
+            raise Usage(f"{args.log} is not a directory, a zip or a URL")
+        report = verify_log(source, first, pinned=pinned, on_progress=Progress())
+    if report.findings:
+        raise report.findings[0].at(args.log)
+    found = [key for one in (report, *report.shards) for key in one.keys]
+    return [*keys, *(key for key in found if key not in keys)]
 
 
 def policy_of(args: argparse.Namespace) -> Policy | None:

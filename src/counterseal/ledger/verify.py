@@ -66,6 +66,7 @@ class Report:
 
     witnesses: when (POSIX seconds) each witness of the policy cosigned the checkpoint, by name.
     shards: the reports of the shards before this one, oldest first; their findings are among `findings`.
+    keys: those that signed this shard, as far as its rotations were followed: the pinned one first.
     """
 
     origin: str
@@ -79,6 +80,7 @@ class Report:
     disclosed_count: int = 0
     witnesses: tuple[tuple[str, int], ...] = ()
     shards: "tuple[Report, ...]" = ()
+    keys: tuple[VerifierKey, ...] = ()
 
     @property
     def verdict(self) -> Kind | None:
@@ -134,6 +136,7 @@ def verify_log(
         sum(log.disclosed_count for log in logs),
         newest.witnesses,
         tuple(older),
+        newest.keys,
     )
 
 
@@ -243,6 +246,7 @@ class _Log:
             len(self._keys.accepted) - 1,
             self.disclosed_count,
             self._witnesses,
+            keys=tuple(self._keys.accepted),
         )
 
     # --- the signed head and its keys ---

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from counterseal.cli import main
+from counterseal.ledger.proof import TlogProof
+from counterseal.ledger.tree import inclusion_path, leaf_hash
+from support import histories
 from support.exports import KEY, files_of, log_of, write
+from support.requirements import requirement
 
 LOG = log_of(300)
 FILES = files_of(LOG)
@@ -79,3 +83,40 @@ def test_verifying_loads_no_grpc_and_no_driver(export: Path) -> None:
     )
     argv = [sys.executable, "-c", code, "audit", "verify", str(export), "--vkey", KEY.vkey]
     assert subprocess.run(argv, check=False, capture_output=True, timeout=60).returncode == 0
+
+
+@pytest.fixture
+def rotated_log(tmp_path: Path) -> Path:
+    """An export whose head is signed by the key that it was rotated to, and beside it an entry with its proof."""
+    logged, files = histories.rotated()
+    path = tuple(inclusion_path(7, [leaf_hash(entry) for entry in logged]))
+    (tmp_path / "7.tlog-proof").write_bytes(TlogProof(7, path, files["checkpoint"]).serialize())
+    (tmp_path / "7.entry.json").write_bytes(logged[7])
+    return write(files, tmp_path / "rotated")
+
+
+def verified_alone(export: Path, *more: object) -> list[int]:
+    """The exit codes for a head, an entry and two heads of a rotated log, with its first key pinned."""
+    common = ("--vkey", KEY.vkey, *more)
+    return [
+        verify("checkpoint", export / "checkpoint", *common),
+        verify("entry", export.parent / "7.tlog-proof", *common),
+        verify("consistency", export / "rotation/1", export, *common),
+    ]
+
+
+@requirement("ledger:rotation-followed")
+def test_the_keys_that_a_log_was_rotated_to_are_followed_through_its_export(rotated_log: Path) -> None:
+    assert verified_alone(rotated_log) == [4, 4, 4], "the pinned key alone signed none of them"
+    assert verified_alone(rotated_log, "--log", rotated_log) == [0, 0, 0]
+
+
+@requirement("ledger:rotation-followed")
+def test_an_export_that_does_not_verify_vouches_for_no_key(rotated_log: Path, tmp_path: Path) -> None:
+    _, files = histories.rotated()
+    without = {path: data for path, data in files.items() if path != "rotation/1"}
+    assert verified_alone(rotated_log, "--log", write(without, tmp_path / "without")) == [3, 3, 3]
+    forged = {**files, "rotation/1": histories.note_of(histories.rotated()[0][:6], histories.NEW)}
+    assert verified_alone(rotated_log, "--log", write(forged, tmp_path / "forged")) == [4, 4, 4]
+    assert verified_alone(rotated_log, "--log", write(FILES, tmp_path / "other")) == [4, 4, 4], "it was never rotated"
+    assert verified_alone(rotated_log, "--log", tmp_path / "nothing") == [2, 2, 2]
