@@ -18,6 +18,7 @@ from counterseal.ids import new_id
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.verify import verify_log
+from counterseal.rpc import paging
 from counterseal.rpc.status import from_rpc_error
 from counterseal_audit.database import reading
 from counterseal_audit.logs.store import Log
@@ -123,10 +124,11 @@ async def test_every_shard_is_searched_in_order_and_pages_go_from_one_to_the_nex
             assert await found(server, **filters) == [one for one in every if wanted(one[2])], filters
         assert await found(server, size=1, **types) == await found(server, size=1000, **types)
         last = next(index for shard, index, _ in reversed(every) if shard == 0)
-        edge = reader_pb2.SearchEntriesRequest(page_token=f"s0i{last}", page_size=2)
+        edge = reader_pb2.SearchEntriesRequest(page_size=2)
+        edge.page_token = paging.make(f"0/{last}", edge, "acme")
         answer = await call(server, "SearchEntries", edge)
         assert [(one.shard, one.index) for one in answer.entries] == [(0, last), (1, 0)]
-        assert answer.next_page_token == "s1i1"
+        assert answer.next_page_token == paging.make("1/1", edge, "acme")
 
 
 @requirement("ledger:search-spans-shards")
@@ -221,15 +223,19 @@ async def test_nothing_of_one_tenants_shards_is_found_or_counted_by_another(fres
         every = await everything(server, "globex")
         assert await found(server, tenant="globex") == every
         assert {document["tenant"] for _, _, document in every} == {"globex"}
-        for token in ("s0i0", "s1i0", "s2i0", "s999999i0", "s0i99999999999999"):
-            request = reader_pb2.SearchEntriesRequest(page_token=token)
+        for at in ("0/0", "1/0", "2/0", "999999/0", "0/99999999999999"):
+            request = reader_pb2.SearchEntriesRequest()
+            request.page_token = token = paging.make(at, request, "globex")
             answer = await call(server, "SearchEntries", request, tenant="globex")
             assert all(parse_strict(one.entry)["tenant"] == "globex" for one in answer.entries), token
             assert {one.origin for one in answer.shards} == {log.origin for log in await logs_of(server, "globex")}
             assert answer.size == len(every)
-        for token in ("i5", "s-1i0", "s1", "s0i0;s1i0", "s0i1e3", "s0i999999999999999", "s٠i٠"):  # noqa: RUF001
-            request = reader_pb2.SearchEntriesRequest(page_token=token)
-            assert await reason(server, "SearchEntries", request, tenant="globex") == "INPUT_INVALID", token
+        for at in ("5", "-1/0", "1/", "0/0;1/0", "0/1e3", "0/999999999999999", "٠/٠"):  # noqa: RUF001
+            request = reader_pb2.SearchEntriesRequest()
+            request.page_token = paging.make(at, request, "globex")
+            assert await reason(server, "SearchEntries", request, tenant="globex") == "INPUT_INVALID", at
+        request.page_token = paging.make("0/0", request, "acme")
+        assert await reason(server, "SearchEntries", request, tenant="globex") == "INPUT_INVALID", "another tenant's"
         event_ids = [document["event_id"] for _, _, document in await everything(server)]
         for by in (
             {"plan_digest": incidents.plans()[0]},

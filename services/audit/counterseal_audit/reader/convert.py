@@ -1,17 +1,21 @@
 """Requests and entries of the reading calls to and from their wire form."""
 
 import re
+from typing import Any
+
+from google.protobuf.message import Message
 
 from counterseal.api.audit.v1 import reader_pb2
 from counterseal.errors import InputInvalid
 from counterseal.ledger.fields import DIGEST, WORD
-from counterseal.ledger.places import place
+from counterseal.rpc import paging
 from counterseal_audit.projection.engine import Field
 from counterseal_audit.reader.store import StoredEntry
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 PAGE_BYTES = 2 << 20
+_PLACE = re.compile(r"[0-9]{1,6}/[0-9]{1,14}")
 
 
 def entry(row: StoredEntry, shard: int) -> reader_pb2.LedgerEntry:
@@ -36,27 +40,20 @@ def index(value: int, name: str) -> int:
     return value
 
 
-def token(shard: int, after: int) -> str:
+def token(request: Message, tenant: str, shard: int, after: int) -> str:
     """Return the page token behind index `after` of a log."""
-    return f"s{shard}i{after + 1}"
+    return paging.make(f"{shard}/{after + 1}", request, tenant)
 
 
-def place_of(text: str) -> int:
-    """Return the place (`counterseal.ledger.places`) that a page token names, 0 for no token.
-
-    It is only a place in logs that its holder may read anyway, so it needs no seal. Raises InputInvalid.
-    """
-    found = re.fullmatch(r"s([0-9]{1,6})i([0-9]{1,14})", text) if text else None
-    if text and found is None:
-        raise InputInvalid("page_token: not one of ours")
-    return 0 if found is None else place(int(found[1]), int(found[2]))
+def place_of(request: Any, tenant: str) -> tuple[int, int] | None:
+    """Return the shard and index that a request's page token names, None for no token. Raises InputInvalid."""
+    shard, _, at = paging.read(request, tenant, _PLACE).partition("/")
+    return (int(shard), int(at)) if at else None
 
 
-def page_size(value: int) -> int:
+def page_size(asked: int) -> int:
     """Return how many entries a page is to have. Raises InputInvalid."""
-    if value < 0:
-        raise InputInvalid("page_size: expected 0 to 1000")
-    return min(value or DEFAULT_PAGE, MAX_PAGE)
+    return paging.size(asked, DEFAULT_PAGE, MAX_PAGE)
 
 
 def filters(request: reader_pb2.ListEntriesRequest) -> dict[Field, tuple[str, str]]:

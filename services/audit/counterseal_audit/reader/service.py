@@ -10,7 +10,7 @@ from counterseal.errors import InputInvalid, NotFound, RoleRequired
 from counterseal.identity import current_caller
 from counterseal.ids import is_id
 from counterseal.ledger.keyring import claimed
-from counterseal.ledger.places import of_place
+from counterseal.ledger.places import of_place, place
 from counterseal.ledger.proof import TlogProof
 from counterseal_audit.append.convert import timestamp
 from counterseal_audit.checkpoints.store import CheckpointStore, StoredCheckpoint
@@ -71,8 +71,10 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
     ) -> reader_pb2.ListEntriesResponse:
         """Return a page of entries in order of the index."""
         shard, start = shard_of(request), convert.index(request.from_index, "from_index")
-        if request.page_token:
-            shard, start = of_place(convert.place_of(request.page_token))
+        tenant = self.choosing.tenant(request.tenant)
+        behind = convert.place_of(request, tenant)
+        if behind is not None:
+            shard, start = behind
         count = convert.page_size(request.page_size)
         chosen = await self.choosing.onward(request.tenant, shard, start)
         log = chosen.log
@@ -82,7 +84,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         more = bool(rows) and rows[-1].index + 1 < size
         return reader_pb2.ListEntriesResponse(
             entries=[convert.entry(row, log.shard) for row in rows],
-            next_page_token=convert.token(log.shard, rows[-1].index) if more else "",
+            next_page_token=convert.token(request, tenant, log.shard, rows[-1].index) if more else "",
             size=size,
             shard=log.shard,
             next_shard=chosen.next_shard if request.HasField("shard") else None,
@@ -96,7 +98,8 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         """Return a page of the entries that a query means."""
         shards = await self.choosing.shards(request.tenant)
         query = await self.searcher.query(shards[-1], request)
-        start = convert.place_of(request.page_token)
+        tenant = self.choosing.tenant(request.tenant)
+        start = place(*(convert.place_of(request, tenant) or (0, 0)))
         count = convert.page_size(request.page_size)
         found = await self.searcher.page(shards, query, start, count)
         places = list(found.entries)
@@ -105,7 +108,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
         shard, index = of_place(places[len(rows) - 1]) if rows else (0, 0)
         return reader_pb2.SearchEntriesResponse(
             entries=[convert.entry(row, of_place(at)[0]) for at, row in zip(places, rows, strict=False)],
-            next_page_token=convert.token(shard, index) if more else "",
+            next_page_token=convert.token(request, tenant, shard, index) if more else "",
             indexed_size=found.complete_size,
             size=sum(one.size for one in found.coverage),
             shards=[

@@ -9,7 +9,7 @@ from counterseal.api.common.v1 import containment_pb2
 from counterseal.api.credentials.v1 import grant_admin_pb2, grant_admin_pb2_grpc
 from counterseal.errors import InputInvalid, RoleRequired
 from counterseal.identity import current_caller
-from counterseal.ids import is_id
+from counterseal.rpc import paging
 from counterseal_credentials.containment.engine import ScopeState
 from counterseal_credentials.containment.kill import Barrier
 from counterseal_credentials.database import transaction
@@ -31,22 +31,19 @@ class GrantAdminService(grant_admin_pb2_grpc.GrantAdminServiceServicer):
     async def ListGrants(  # noqa: N802
         self, request: grant_admin_pb2.ListGrantsRequest, context: Any
     ) -> grant_admin_pb2.ListGrantsResponse:
-        """List the tenant's grants, newest first. The page token is a grant's id: it opens nothing."""
+        """List the tenant's grants, newest first."""
         del context
         caller = current_caller()
         if not REVIEWERS & caller.roles:
             raise RoleRequired("listing grants needs the role operator or auditor")
-        if request.page_token and not is_id(request.page_token):
-            raise InputInvalid("page_token is not one of an earlier answer", field="page_token")
-        size = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
-        if size < 1:
-            raise InputInvalid("page_size must not be negative", field="page_size")
+        before = paging.read(request, caller.tenant)
+        size = paging.size(request.page_size, DEFAULT_PAGE, MAX_PAGE)
         state = convert.state_name(request.state)
         async with transaction(self._engine, caller.tenant) as connection:
-            found = await store.newest(connection, caller.tenant, state, request.page_token, size + 1)
+            found = await store.newest(connection, caller.tenant, state, before, size + 1)
         answer = grant_admin_pb2.ListGrantsResponse(grants=[convert.listed(grant) for grant in found[:size]])
         if len(found) > size:
-            answer.next_page_token = found[size - 1].grant_id
+            answer.next_page_token = paging.make(found[size - 1].grant_id, request, caller.tenant)
         return answer
 
     async def RevokeScope(  # noqa: N802

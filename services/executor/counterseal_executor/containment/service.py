@@ -9,8 +9,8 @@ from counterseal.canonical import digest_of
 from counterseal.documents.plan import parse_plan
 from counterseal.errors import InputInvalid, NotFound, RoleRequired, WrongState
 from counterseal.identity import Caller, current_caller
+from counterseal.rpc import paging
 from counterseal_executor import database as db
-from counterseal_executor import paging
 from counterseal_executor.containment import store as containment
 from counterseal_executor.containment.barrier import Barrier
 from counterseal_executor.containment.follower import state_message
@@ -105,7 +105,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
         """List the tenant's steps whose effect is not known, oldest intent first."""
         caller = _operator()
         most = paging.size(request.page_size)
-        after = paging.read(request.page_token, caller.tenant, "ListInDoubt")
+        after = paging.read(request, caller.tenant)
         async with db.transaction(self._engine, caller.tenant) as conn:
             found = await db.rows(
                 conn,
@@ -130,7 +130,7 @@ class OperatorService(operator_pb2_grpc.OperatorServiceServicer):
             )
             step.intent_time.FromMilliseconds(db.ms_of(row.start_time) or 0)
         if len(found) > most:
-            answer.next_page_token = paging.make(found[most - 1].attempt_id, caller.tenant, "ListInDoubt")
+            answer.next_page_token = paging.make(found[most - 1].attempt_id, request, caller.tenant)
         return answer
 
     async def ResolveStep(  # noqa: N802 (the contract's name)

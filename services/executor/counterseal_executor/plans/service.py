@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from counterseal.api.executor.v1 import plan_pb2, plan_pb2_grpc
 from counterseal.errors import InputInvalid, NotFound, WrongState
 from counterseal.identity import Caller, current_caller
+from counterseal.rpc import paging
 from counterseal_executor import database as db
-from counterseal_executor import paging, states
+from counterseal_executor import states
 from counterseal_executor.plans import convert, store
 from counterseal_executor.plans.commit import Gate
 from counterseal_executor.plans.propose import Proposer
@@ -111,7 +112,7 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         if request.state and request.state not in {*states.PLAN, *states.PLAN_TERMINAL}:
             raise InputInvalid("state is not one of the plan states", pointer="/state")
         most = paging.size(request.page_size)
-        before = paging.read(request.page_token, caller.tenant, "ListPlans", state=request.state)
+        before = paging.read(request, caller.tenant)
         subject, agent = (None, None) if _reads_all(caller) else (caller.subject, caller.agent)
         async with db.transaction(self._engine, caller.tenant) as conn:
             found = await store.page(
@@ -120,7 +121,7 @@ class PlanService(plan_pb2_grpc.PlanServiceServicer):
         more = found[most - 1].plan_id if len(found) > most else ""
         return plan_pb2.ListPlansResponse(
             plans=[await self._message(row) for row in found[:most]],
-            next_page_token=paging.make(more, caller.tenant, "ListPlans", state=request.state) if more else "",
+            next_page_token=paging.make(more, request, caller.tenant) if more else "",
         )
 
     async def WatchPlan(  # noqa: N802 (the contract's name)

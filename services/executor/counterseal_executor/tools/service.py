@@ -12,8 +12,8 @@ from counterseal.canonical import parse_strict
 from counterseal.documents.tool import REFERENCE, ToolDescriptor, build_tool
 from counterseal.errors import InputInvalid, NotFound, RoleRequired, SecondPersonRequired, WrongState
 from counterseal.identity import Caller, current_caller
+from counterseal.rpc import paging
 from counterseal_executor import database as db
-from counterseal_executor import paging
 from counterseal_executor.config import ExecutorConfig
 from counterseal_executor.connectors.base import Connector
 from counterseal_executor.events import Event, Header, build_entry
@@ -118,13 +118,13 @@ class ToolService(tool_pb2_grpc.ToolServiceServicer):
         """Return the tenant's tools by name."""
         caller = current_caller()
         most = paging.size(request.page_size)
-        after = paging.read(request.page_token, caller.tenant, "ListTools")
+        after = paging.read(request, caller.tenant, REFERENCE)
         async with db.transaction(self._engine, caller.tenant) as conn:
             found = await store.page(conn, caller.tenant, after, most + 1)
         more = found[most - 1].descriptor.reference if len(found) > most else ""
         return tool_pb2.ListToolsResponse(
             tools=[to_wire(tool, redacted=caller.agent is not None) for tool in found[:most]],
-            next_page_token=paging.make(more, caller.tenant, "ListTools") if more else "",
+            next_page_token=paging.make(more, request, caller.tenant) if more else "",
         )
 
     async def RetireTool(  # noqa: N802 (the contract's name)

@@ -11,15 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from counterseal.api.policy.v1 import approval_pb2 as pb
 from counterseal.api.policy.v1 import approval_pb2_grpc
 from counterseal.clock import Clock
-from counterseal.errors import InputInvalid, NotFound, RoleRequired
+from counterseal.errors import NotFound, RoleRequired
 from counterseal.identity import Caller, current_caller
 from counterseal.ids import is_id
-from counterseal_policy import paging
+from counterseal.rpc import paging
 from counterseal_policy.approvals import engine as rules
 from counterseal_policy.approvals import store
 from counterseal_policy.approvals.booth import Booth, VoteRequest
 from counterseal_policy.containment.adoption import plan_tenant
 from counterseal_policy.database import EVERY_TENANT, transaction
+from counterseal_policy.paging import TASKS, position_of
 
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 1.0
@@ -38,10 +39,8 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
     async def ListApprovals(self, request: pb.ListApprovalsRequest, context: Any) -> pb.ListApprovalsResponse:
         """List the tenant's tasks, newest first."""
         caller = _reader()
-        size = paging.size_of(request.page_size)
-        before = paging.decode(request.page_token, f"approvals:{request.state}")
-        if before is not None and not is_id(before[1]):
-            raise InputInvalid("page_token is not one of an earlier answer with the same arguments")
+        size = paging.size(request.page_size)
+        before = position_of(paging.read(request, caller.tenant, TASKS))
         state = None
         if request.state != pb.APPROVAL_STATE_UNSPECIFIED:
             state = pb.ApprovalState.Name(request.state).removeprefix("APPROVAL_STATE_")
@@ -50,7 +49,7 @@ class ApprovalService(approval_pb2_grpc.ApprovalServiceServicer):
             shown = await _wire(connection, found[:size])
         token = ""
         if len(found) > size:
-            token = paging.encode(found[size - 1].create_time_ms, found[size - 1].task_id, f"approvals:{request.state}")
+            token = paging.make(f"{found[size - 1].create_time_ms} {found[size - 1].task_id}", request, caller.tenant)
         return pb.ListApprovalsResponse(tasks=shown, next_page_token=token)
 
     async def GetApproval(self, request: pb.GetApprovalRequest, context: Any) -> pb.GetApprovalResponse:

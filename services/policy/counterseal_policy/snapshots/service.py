@@ -15,12 +15,14 @@ from counterseal.clock import Clock
 from counterseal.errors import InputInvalid, NotFound, RoleRequired
 from counterseal.identity import Caller, current_caller
 from counterseal.ids import IdSource
+from counterseal.rpc import paging
 from counterseal.rpc.ledger_wire import new_entry
 from counterseal.rpc.outbox import Outbox
-from counterseal_policy import paging, second_person
+from counterseal_policy import second_person
 from counterseal_policy.config import PolicyConfig
 from counterseal_policy.containment.service import second_wire
 from counterseal_policy.database import EVERY_TENANT, transaction
+from counterseal_policy.paging import SNAPSHOTS, position_of
 from counterseal_policy.rules.compile import Policy
 from counterseal_policy.rules.condition import ConditionEngine
 from counterseal_policy.snapshots import store
@@ -132,14 +134,14 @@ class PolicyAdminService(policy_admin_pb2_grpc.PolicyAdminServiceServicer):
     async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Any) -> pb.ListSnapshotsResponse:
         """List the tenant's snapshots, newest first."""
         caller = _reader()
-        size = paging.size_of(request.page_size)
-        before = paging.decode(request.page_token, "snapshots")
+        size = paging.size(request.page_size)
+        before = position_of(paging.read(request, caller.tenant, SNAPSHOTS))
         async with transaction(self.engine, caller.tenant) as connection:
             rows = await store.listed(connection, caller.tenant, before, size + 1)
             active = {item.snapshot_id for item in (await store.active(connection, caller.tenant)).values()}
         token = ""
         if len(rows) > size:
-            token = paging.encode(rows[size - 1].create_time_ms, rows[size - 1].snapshot_id, "snapshots")
+            token = paging.make(f"{rows[size - 1].create_time_ms} {rows[size - 1].snapshot_id}", request, caller.tenant)
         return pb.ListSnapshotsResponse(
             snapshots=[_wire(row, row.snapshot_id in active) for row in rows[:size]],
             next_page_token=token,
