@@ -10,7 +10,7 @@ from counterseal.cli.entry_name import METAVAR, parse_entry_name, parse_place, p
 from counterseal.cli.options import add_options
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress
-from counterseal.errors import InputInvalid
+from counterseal.errors import InputInvalid, NotFound
 
 if TYPE_CHECKING:
     from counterseal.api.audit.v1 import reader_pb2
@@ -134,15 +134,12 @@ def run_search(args: argparse.Namespace) -> int:
 
 def run_tail(args: argparse.Namespace) -> int:
     """Print entries one a line, as they are appended, in the newest log and those that will continue it."""
-    shard, start = parse_place(args.start) if args.start is not None else (None, None)
+    shard, index = parse_place(args.start) if args.start is not None else (None, None)
 
     async def work(person: "Person") -> int:
-        first, after = start, shard
-        if first is None or after is None:
-            head = await person.checkpoint()
-            first, after = head.log_size if first is None else first, head.shard
+        first, begin = await tail_start(person, shard, index)
         left = args.count
-        async for part in person.tail(first, after):
+        async for part in person.tail(begin, first):
             for entry in part.entries:
                 emit(_as_json(entry)) if args.json else say(_line(_as_json(entry)))
                 left -= 1
@@ -151,6 +148,20 @@ def run_tail(args: argparse.Namespace) -> int:
         return exits.OK
 
     return _as_person(args, work)
+
+
+async def tail_start(person: "Person", shard: int | None, index: int | None) -> tuple[int, int]:
+    """Return shard and index to tail from: without a shard the newest log, without an index only what is new.
+
+    A tenant that has no log yet will have its first: whoever waits for its first entry is told of it.
+    """
+    if shard is not None and index is not None:
+        return shard, index
+    try:
+        genesis = await person.entry(index=0)  # asked by the entry: a log that began just now has no checkpoint
+    except NotFound:
+        return 0, index or 0
+    return genesis.entry.shard, genesis.size if index is None else index
 
 
 def run_reindex(args: argparse.Namespace) -> int:

@@ -145,6 +145,7 @@ async def test_a_list_stays_in_its_log_from_page_to_page_and_says_which_one_foll
         assert (first.shard, first.HasField("next_shard")) == (1, False)
         assert await carry_on(server) == 2
         rest = await call(server, "ListEntries", reader_pb2.ListEntriesRequest(page_token=first.next_page_token))
+        assert (rest.shard, rest.next_shard) == (1, 2), "by now there is one behind it"
         assert [(one.shard, one.index) for one in rest.entries] == [(1, index) for index in range(4, 9)]
 
 

@@ -242,7 +242,7 @@ def _entry(kind: str, data: dict[str, Any]) -> ledger_pb2.NewEntry:
 @requirement("restore:behind-ledger-refused")
 @pytest.mark.parametrize("where", ["end of the closed log", "beginning of the next"])
 async def test_what_a_database_lacks_is_found_wherever_the_log_was_continued_meanwhile(
-    executor: Executor, surroundings: World, where: str
+    executor: Executor, surroundings: World, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await executor.propose()
     await surroundings.delivered()
@@ -262,3 +262,4 @@ async def test_what_a_database_lacks_is_found_wherever_the_log_was_continued_mea
     with pytest.raises(StateBehindLedger) as refused:
         await again.register(*SIM_TOOLS)
     assert refused.value.metadata["event_id"] == later.event_id
+    assert ("of shard 1 of the log of acme" in caplog.text) == (where == "beginning of the next")

@@ -87,7 +87,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             next_page_token=convert.token(request, tenant, log.shard, rows[-1].index) if more else "",
             size=size,
             shard=log.shard,
-            next_shard=chosen.next_shard if request.HasField("shard") else None,
+            next_shard=chosen.next_shard,
         )
 
     async def SearchEntries(  # noqa: N802

@@ -48,6 +48,7 @@ class Scrubber:
             self._before[job_id] = self._before.get(job_id, now_open) & now_open
             if not self._before[job_id] and await self._scrubbed():
                 del self._before[job_id]
+                self.again_ms.pop(job_id, None)
                 return True
         log.warning("an erasure waits: transactions that are open may see destroyed keys", extra={"job": job_id})
         self.again_ms[job_id] = self.clock() + AGAIN_MS

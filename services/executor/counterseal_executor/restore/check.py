@@ -145,7 +145,8 @@ class RestoreCheck:
             missing = first_missing(own, await store.known(conn, [entry.event_id for entry in own]))
             await store.move(conn, tenant, after if missing is None else place(page.shard, missing.index))
         if missing is not None:
-            why = f"it lacks its own entry {missing.index} ({missing.type}) of the log of {tenant}"
+            which = f"shard {page.shard} of the log" if page.shard else "the log"
+            why = f"it lacks its own entry {missing.index} ({missing.type}) of {which} of {tenant}"
             self._behind.set(tenant, missing, why)
         return after
 
