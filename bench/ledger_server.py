@@ -12,6 +12,7 @@ from pathlib import Path
 from counterseal import telemetry
 from counterseal.rpc.tls import Identity, server_name
 from counterseal.telemetry import TelemetryConfig
+from counterseal_audit.reader.trees import REMEMBERED
 from support.audit import audit_server
 from support.postgres import ServiceDatabase
 from support.shapes import ENVIRONMENT, spiffe
@@ -26,11 +27,12 @@ def caller(folder: Path) -> Identity:
     return Identity.from_files(cert, key, ca)
 
 
-async def serve(folder: Path, dsn: str) -> None:
+async def serve(folder: Path, dsn: str, remembered: int) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with audit_server(ServiceDatabase("bench", dsn, dsn, dsn), publish=False, follow=False) as running:
+    database = ServiceDatabase("bench", dsn, dsn, dsn)
+    async with audit_server(database, publish=False, follow=False, remembered=remembered) as running:
         identity = running.authority.issue(uris=[spiffe("svc/executor")])
         for name, data in zip(_FILES, (identity.cert_pem, identity.key_pem, identity.ca_pem), strict=True):
             (folder / name).touch(mode=0o600)
@@ -44,9 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("dsn")
+    parser.add_argument("--remember", type=int, default=REMEMBERED, help="tiles that are remembered for proofs")
     arguments = parser.parse_args()
     telemetry.configure(TelemetryConfig(), {"service": "audit", "environment": ENVIRONMENT})
-    asyncio.run(serve(arguments.folder, arguments.dsn))
+    asyncio.run(serve(arguments.folder, arguments.dsn, arguments.remember))
 
 
 if __name__ == "__main__":

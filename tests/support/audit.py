@@ -67,7 +67,7 @@ from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.reader.tailing import Tailer
-from counterseal_audit.reader.trees import Trees
+from counterseal_audit.reader.trees import REMEMBERED, Trees
 from counterseal_audit.retention.assembly import Retention
 from counterseal_audit.retention.assembly import assemble as retention_parts
 from counterseal_audit.second_person import SecondPerson
@@ -365,8 +365,9 @@ async def audit_server(
     follow: bool = True,
     metrics: RpcMetrics | None = None,
     connect: Connect | None = None,
+    remembered: int = REMEMBERED,
 ) -> AsyncIterator[AuditServer]:
-    """The service as `main` builds it, but for Vault. connect: as `replica` takes it."""
+    """The service as `main` builds it, but for Vault. connect: as `replica` takes it. remembered: as `Trees` does."""
     async with replica(database, signer, connect) as parts:
         parts.publisher.witnesses = witnesses
         authority, signing_key = Authority.create("audit root"), SigningKey.generate()
@@ -386,7 +387,7 @@ async def audit_server(
             metrics=metrics or RpcMetrics(),
         )
         own = authority.issue(uris=[spiffe("svc/audit")], dns=[server_name("audit", ENVIRONMENT)])
-        trees = Trees(parts.reader)
+        trees = Trees(parts.reader, remembered)
         choosing = Choosing(parts.logs, ENVIRONMENT)
         reader = ReaderServicer(
             parts.logs,

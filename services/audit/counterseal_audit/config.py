@@ -18,6 +18,7 @@ class AuditConfig:
     operator_roles: that may freeze, continue, adopt and rotate their tenant's log, order erasures (two people) and
     place or lift holds. platform_operator_roles: that may do so to the environment's own log.
     auditor_roles: who may have sealed fields disclosed.
+    proof_cache_mib: memory for what proofs are made of: 64 MiB hold a million entries' hashes.
     allow_unsafe_database: serve on a PostgreSQL that may lose acknowledged commits (throw-away workloads only).
     witnesses: second parties that cosign the logs' heads.
     export: where logs are kept as files. http: who may read those files over HTTP; needs `export.directory`.
@@ -31,6 +32,7 @@ class AuditConfig:
     operator_roles: tuple[str, ...] = ("operator",)
     platform_operator_roles: tuple[str, ...] = ("platform_operator",)
     auditor_roles: tuple[str, ...] = ("auditor",)
+    proof_cache_mib: int = 64
     allow_unsafe_database: bool = False
     witnesses: WitnessConfig = field(default_factory=WitnessConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -46,5 +48,7 @@ class AuditConfig:
             raise ValueError("heartbeat_minutes: expected 1 to 1440")
         if not 0 <= self.rotation_overlap_hours <= 8760:
             raise ValueError("rotation_overlap_hours: expected 0 to 8760")
+        if not 1 <= self.proof_cache_mib <= 65_536:
+            raise ValueError("proof_cache_mib: expected 1 to 65536")
         if self.http.listen and self.export.directory is None:
             raise ValueError("http.listen: needs export.directory, which is what is served")

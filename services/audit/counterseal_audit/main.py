@@ -40,7 +40,7 @@ from counterseal_audit.reader.search import Searcher
 from counterseal_audit.reader.service import ReaderServicer
 from counterseal_audit.reader.store import ReaderStore
 from counterseal_audit.reader.tailing import Tailer
-from counterseal_audit.reader.trees import Trees
+from counterseal_audit.reader.trees import TILES_PER_MIB, Trees
 from counterseal_audit.retention import reapply
 from counterseal_audit.retention.assembly import assemble
 from counterseal_audit.second_person import SecondPerson
@@ -122,7 +122,7 @@ async def build(rt: Runtime) -> Sequence[Registration]:
     searcher = Searcher(projection, entries, pseudonyms)
     operators = frozenset(config.operator_roles)
     recorder = ExportRecorder(logs, entries, ledger, pseudonyms, rt.clock, rt.new_id)
-    trees = Trees(entries)
+    trees = Trees(entries, config.proof_cache_mib * TILES_PER_MIB)
     choosing = Choosing(logs, rt.environment)
     reader = ReaderServicer(
         logs,

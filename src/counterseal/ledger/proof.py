@@ -1,5 +1,6 @@
 """Offline proofs of one entry (C2SP tlog-proof.md), stored as `.tlog-proof` files."""
 
+import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,12 +28,9 @@ class TlogProof:
 
     def serialize(self) -> bytes:
         """Return the file's bytes."""
-        lines = [HEADER]
-        if self.extra is not None:
-            lines.append("extra " + b64(self.extra))
-        lines.append(f"index {self.index}")
-        lines.extend(b64(sibling) for sibling in self.path)
-        return ("\n".join(lines) + "\n\n").encode() + self.checkpoint
+        extra = "" if self.extra is None else f"extra {b64(self.extra)}\n"
+        lines = [f"{HEADER}\n{extra}index {self.index}\n".encode(), *map(binascii.b2a_base64, self.path)]
+        return b"".join(lines) + b"\n" + self.checkpoint
 
     def verify(self, entry: bytes, keys: Sequence[VerifierKey]) -> Checkpoint:
         """Return the checkpoint after checking its signature and that `entry` lies under it at `index`."""

@@ -20,7 +20,7 @@ from counterseal.ledger.tree import (
 )
 from counterseal_audit.reader import engine
 from counterseal_audit.reader.engine import Place, TileTree
-from counterseal_audit.reader.trees import Trees
+from counterseal_audit.reader.trees import Trees, _Kept
 
 MOST = 66_000
 LEAVES = [hashlib.sha256(n.to_bytes(4)).digest() for n in range(MOST)]
@@ -107,6 +107,11 @@ def trees(remembered: int) -> tuple[Trees, Rows]:
     return Trees(rows, remembered), rows
 
 
+def proof(index: int, leaves: list[bytes]) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    """What there is to be said about a leaf of a tree, by the leaves alone."""
+    return leaves[index], tuple(inclusion_path(index, leaves)), root_of(leaves)
+
+
 def signed(*sizes: int) -> dict[int, bytes]:
     return {size: root_of(LEAVES[:size]) for size in sizes}
 
@@ -169,6 +174,97 @@ async def test_many_paths_are_read_at_once_and_asked_for_twice_are_one() -> None
     assert await some.paths(1, [], {}) == {}
     assert await some.root(1, 0) == EMPTY_ROOT
     assert await some.root(1, 700) == root_of(LEAVES[:700])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 255, 256, 257, 511, 512, 700])
+async def test_a_proof_in_a_signed_tree_is_that_of_its_leaves(size: int) -> None:
+    some, rows = trees(8)
+    root = root_of(LEAVES[:size])
+    for index in [*range(size), *range(size)]:
+        assert await some.inclusion(1, index, size, root) == proof(index, LEAVES[:size])
+    assert rows.read <= 4, "each tile once"
+
+
+async def test_a_tile_is_led_to_every_tree_that_it_is_asked_for_in() -> None:
+    some, rows = trees(8)
+    rows.stored = 700
+    for size in (300, 700, 300, 600, 700):
+        found = await some.inclusion(1, 3, size, root_of(LEAVES[:size]))
+        assert found == proof(3, LEAVES[:size])
+    assert rows.read == 4, "three tiles and the one above them"
+
+
+async def test_only_so_many_tiles_of_proofs_are_remembered() -> None:
+    some, rows = trees(1)
+    root = root_of(LEAVES[:700])
+    for index in (3, 300, 600, 3, 300, 600):
+        assert await some.inclusion(1, index, 700, root) == proof(index, LEAVES[:700])
+        assert len(some._tiles) == 1
+    some, rows = trees(3)
+    root = root_of(LEAVES[:512])
+    for log_id, index, size, read in ((1, 3, 512, 2), (1, 300, 512, 3), (1, 3, 512, 3), (2, 0, 1, 4), (1, 3, 512, 4)):
+        await some.inclusion(log_id, index, size, root if size == 512 else LEAVES[0])
+        assert rows.read == read, "the tile that was used last is kept"
+    some, _ = trees(3)
+    for log_id, index, size in ((1, 3, 512), (1, 300, 512), (2, 0, 1), (1, 3, 512)):
+        await some.inclusion(log_id, index, size, root if size == 512 else LEAVES[0])
+    assert (1, (1, 0)) in some._tiles, "and so is the one above it"
+
+
+async def test_a_proof_out_of_what_is_remembered_is_a_matter_of_looking_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, _ = trees(8)
+    root = root_of(LEAVES[:700])
+    await some.inclusion(1, 3, 700, root)
+    monkeypatch.setattr(engine, "roots_of", None)
+    assert await some.inclusion(1, 4, 700, root) == proof(4, LEAVES[:700])
+
+
+async def test_a_tile_that_was_read_anew_meanwhile_is_not_taken_for_the_one_that_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    some, rows = trees(8)
+    await some.inclusion(1, 3, 512, root_of(LEAVES[:512]))
+    runs = rows.runs
+
+    async def meanwhile(log_id: int, asked: list[tuple[int, int, int]]) -> list[bytes]:
+        some._forget(1)
+        some._tiles[1, (0, 0)] = _Kept(TileTree.of(b"".join(LEAVES[256:512])))
+        monkeypatch.undo()
+        return await runs(log_id, asked)
+
+    monkeypatch.setattr(rows, "runs", meanwhile)
+    for _ in range(2):
+        found = await some.inclusion(1, 3, 700, root_of(LEAVES[:700]))
+        assert found == proof(3, LEAVES[:700])
+
+
+async def test_a_proof_that_leads_elsewhere_is_forgotten_and_read_again() -> None:
+    some, rows = trees(8)
+    root = root_of(LEAVES[:200])
+    for log_id in (1, 2):
+        await some.inclusion(log_id, 3, 200, root)
+    rows.forged = hashlib.sha256(b"of a restored database").digest()
+    now = [rows.forged if index == 150 else leaf for index, leaf in enumerate(LEAVES[:200])]
+    assert (await some.inclusion(1, 3, 200, root))[2] == root, "what is remembered leads there still"
+    found = proof(3, now)
+    for read in (3, 4):  # once for the answer, once to be remembered
+        assert await some.inclusion(1, 3, 200, root_of(now)) == found
+        assert rows.read == read
+    assert await some.inclusion(1, 3, 200, root_of(now)) == found
+    await some.inclusion(2, 3, 200, root)
+    assert rows.read == 4, "the other log's tile is remembered still"
+    assert await some.inclusion(1, 3, 200, root) == found, "shown as it is stored, with the root it leads to"
+
+
+async def test_a_proof_of_what_is_not_stored_is_none() -> None:
+    some, rows = trees(8)
+    rows.stored = 150
+    with pytest.raises(InternalError, match="missing"):
+        await some.inclusion(1, 3, 200, root_of(LEAVES[:200]))
+    tile = TileTree.of(b"".join(LEAVES[:150]))
+    with pytest.raises(InternalError, match="missing"):
+        tile.path(3, 256)
+    assert tile.path(3, 149) == inclusion_path(3, LEAVES[:149])
 
 
 async def test_one_path_among_many_that_leads_nowhere_is_enough_to_read_again() -> None:

@@ -43,6 +43,23 @@ class TileTree:
             raise InternalError("a stored hash is missing")
         return node
 
+    def root(self, width: int) -> bytes:
+        """Return the root of the first `width` hashes. Raises InternalError when one is not there."""
+        return Span(0, width).root(self.node)
+
+    def path(self, at: int, width: int) -> list[bytes]:
+        """Return the audit path of hash `at` in the tree of the first `width`. Raises InternalError as `root` does."""
+        if self.width < width:
+            raise InternalError("a stored hash is missing")
+        path = []
+        for above, row in enumerate(self.rows):
+            sibling = at >> above ^ 1
+            if (sibling + 1) << above <= width:
+                path.append(row[sibling * HASH_SIZE : (sibling + 1) * HASH_SIZE])
+            elif sibling << above < width:  # where the tree ends: no full node
+                path.append(Span(sibling << above, width).root(self.node))
+        return path
+
 
 def needs_of(spans: Iterable[Span]) -> dict[Place, int]:
     """Return the tiles that the spans' roots are made of, and how many of its first hashes each must have."""

@@ -15,7 +15,6 @@ from counterseal.ledger.tree import (
     consistency_spans,
     inclusion_spans,
     root_from_inclusion,
-    root_of_path,
     verify_consistency,
 )
 from counterseal_audit.checkpoints.store import CheckpointStore, SignedTrees, StoredCheckpoint
@@ -32,13 +31,13 @@ Whose = tuple[str, int | None]
 """A tenant, and which of its logs; None: the newest."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # made for every proof: frozen ones cost three times that
 class Inclusion:
     """An audit path, leaf side first; checkpoint: the tree's own, where it was signed."""
 
     size: int
     leaf: bytes
-    path: Sequence[bytes]
+    path: tuple[bytes, ...]
     root: bytes
     checkpoint: StoredCheckpoint | None
 
@@ -101,7 +100,7 @@ class Prover:
             if tree is not None:
                 return await self._signed_inclusion(log, index, tree)
             leaf, *path = await self.trees.roots(log.log_id, [Span(index, index + 1), *inclusion_spans(index, size)])
-        return Inclusion(size, leaf, path, root_from_inclusion(index, size, leaf, path), None)
+        return Inclusion(size, leaf, tuple(path), root_from_inclusion(index, size, leaf, path), None)
 
     async def consistency(self, whose: Whose, from_size: int, to_size: int) -> Consistency:
         """Prove that the tree of `from_size` entries is a prefix of that of `to_size` (0: of the latest checkpoint).
@@ -130,17 +129,7 @@ class Prover:
         return Consistency(to_size, path, from_root, to_root)
 
     async def _signed_inclusion(self, log: Log, index: int, tree: StoredCheckpoint) -> Inclusion:
-        spans = inclusion_spans(index, tree.size)
-        root = b""
-
-        def fit(roots: Sequence[bytes]) -> bool:
-            nonlocal root
-            root = root_of_path(index, spans, roots[0], roots[1:])
-            return root == tree.published.root
-
-        leaf, *path = await self.trees.signed_roots(log.log_id, [Span(index, index + 1), *spans], fit)
-        if root != tree.published.root:  # what is stored leads elsewhere
-            root = root_of_path(index, spans, leaf, path)
+        leaf, path, root = await self.trees.inclusion(log.log_id, index, tree.size, tree.published.root)
         return Inclusion(tree.size, leaf, path, root, tree)
 
     def _fresh(self, whose: Whose) -> _Known | None:

@@ -206,7 +206,7 @@ class ReaderServicer(reader_pb2_grpc.LedgerReaderServiceServicer):
             path=found.path,
             leaf_hash=found.leaf,
             root_hash=found.root,
-            tlog_proof=TlogProof(index, tuple(found.path), note).serialize() if note is not None else b"",
+            tlog_proof=TlogProof(index, found.path, note).serialize() if note is not None else b"",
         )
 
     async def GetConsistencyProof(  # noqa: N802

@@ -8,16 +8,31 @@ is seen at once whether it still leads there; where not, the log's tiles are for
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from counterseal.errors import InternalError
 from counterseal.ledger.tiles import WIDTH
-from counterseal.ledger.tree import Span, inclusion_spans, root_of_path
+from counterseal.ledger.tree import Span, inclusion_spans, root_from_inclusion, root_of_path
 from counterseal_audit.reader import engine
 from counterseal_audit.reader.engine import Place, TileTree
 from counterseal_audit.reader.store import ReaderStore
 
-REMEMBERED = 512
-"""Tiles that are kept, 16 KiB each."""
+TILES_PER_MIB = 64
+"""Remembered tiles take 16 KiB and a little each."""
+REMEMBERED = 64 * TILES_PER_MIB
+"""Tiles that are kept: those of a million entries."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A tile, and how it leads to the root of the signed tree (size, root) in which its hashes were proven last.
+
+    What is below the tile's root was hashed up from its hashes, so once this leads there, each of their paths does.
+    """
+
+    tile: TileTree
+    tree: tuple[int, bytes] = (0, b"")
+    above: Sequence[bytes] = ()
 
 
 class Trees:
@@ -26,7 +41,7 @@ class Trees:
     def __init__(self, store: ReaderStore, remembered: int = REMEMBERED) -> None:
         self._store = store
         self._remembered = remembered
-        self._tiles: OrderedDict[tuple[int, Place], TileTree] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, Place], _Kept] = OrderedDict()
 
     async def roots(self, log_id: int, spans: Sequence[Span]) -> list[bytes]:
         """Return the root of each span as it is stored now, from one read for all."""
@@ -48,11 +63,51 @@ class Trees:
         try:
             roots = engine.roots_of(spans, _Used(self._tiles, log_id))
         except (KeyError, InternalError):  # a tile that is not remembered, or was narrower then
-            roots = engine.roots_of(spans, await self._known(log_id, spans))
+            roots = engine.roots_of(spans, await self._known(log_id, engine.needs_of(spans)))
         if fit(roots):
             return roots
         self._forget(log_id)
         return await self.roots(log_id, spans)
+
+    async def inclusion(
+        self, log_id: int, index: int, size: int, root: bytes
+    ) -> tuple[bytes, tuple[bytes, ...], bytes]:
+        """Return a leaf's hash, its audit path in a signed tree, and the root to which that leads.
+
+        No read and nearly no hashing where its tile is remembered and leads to `root`. A path that leads elsewhere is
+        the one that is stored: whoever gets it verifies it.
+        """
+        number, at = divmod(index, WIDTH)
+        width = min(WIDTH, size - number * WIDTH)
+        key = (log_id, (0, number))
+        kept = self._tiles.get(key)
+        if kept is None or kept.tree != (size, root):
+            kept = await self._led(log_id, number, size, root)
+            if kept is None:
+                self._forget(log_id)
+                leaf, *path = await self.roots(log_id, [Span(index, index + 1), *inclusion_spans(index, size)])
+                return leaf, tuple(path), root_from_inclusion(index, size, leaf, path)
+        else:
+            self._tiles.move_to_end(key)
+        return kept.tile.node(0, at), (*kept.tile.path(at, width), *kept.above), root
+
+    async def _led(self, log_id: int, number: int, size: int, root: bytes) -> _Kept | None:
+        """Return a tile of hashes of leaves that leads to the root of a signed tree, None where it does not."""
+        spans = inclusion_spans(number, -(-size // WIDTH))
+        above = [Span(span.start * WIDTH, min(span.end * WIDTH, size)) for span in spans]
+        width = min(WIDTH, size - number * WIDTH)
+        needs = engine.needs_of(above)
+        needs[0, number] = width
+        tiles = await self._known(log_id, needs)
+        path = engine.roots_of(above, tiles)
+        tile = tiles[0, number]
+        if root_of_path(number, spans, tile.root(width), path) != root:
+            return None
+        kept = self._tiles.get((log_id, (0, number)))
+        if kept is None or kept.tile is not tile:  # forgotten meanwhile
+            kept = _Kept(tile)
+        kept.tree, kept.above = (size, root), path
+        return kept
 
     async def paths(
         self, log_id: int, leaves: Sequence[tuple[int, int]], signed: Mapping[int, bytes]
@@ -74,18 +129,21 @@ class Trees:
         found = paths_of(await self.signed_roots(log_id, asked, fit)) if asked else {}
         return {leaf: path for leaf, (_, *path) in found.items()}
 
-    async def _known(self, log_id: int, spans: Sequence[Span]) -> dict[Place, TileTree]:
-        """Return the tiles for spans: what is remembered, and the others from one read, remembered from now on."""
+    async def _known(self, log_id: int, needs: Mapping[Place, int]) -> dict[Place, TileTree]:
+        """Return tiles with so many hashes: what is remembered, and the others from one read, to be remembered."""
         found: dict[Place, TileTree] = {}
         missing = []
-        for place, width in engine.needs_of(spans).items():
-            tile = self._tiles.get((log_id, place))
-            if tile is not None and tile.width >= width:
-                found[place] = tile
+        for place, width in needs.items():
+            kept = self._tiles.get((log_id, place))
+            if kept is not None and kept.tile.width >= width:
+                found[place] = kept.tile
+                self._tiles.move_to_end((log_id, place))
             else:
                 missing.append(place)
-        for place, tile in (await self._read(log_id, sorted(missing))).items():
-            self._tiles[log_id, place] = found[place] = tile
+        read = await self._read(log_id, sorted(missing)) if missing else {}
+        for place, tile in read.items():
+            found[place] = tile
+            self._tiles[log_id, place] = _Kept(tile)
             self._tiles.move_to_end((log_id, place))
         while len(self._tiles) > self._remembered:
             self._tiles.popitem(last=False)
@@ -103,12 +161,12 @@ class Trees:
 class _Used:
     """The remembered tiles of one log; those that are looked at are forgotten last."""
 
-    def __init__(self, tiles: OrderedDict[tuple[int, Place], TileTree], log_id: int) -> None:
+    def __init__(self, tiles: OrderedDict[tuple[int, Place], _Kept], log_id: int) -> None:
         self._tiles = tiles
         self._log_id = log_id
 
     def __getitem__(self, place: Place) -> TileTree:
         key = (self._log_id, place)
-        tile = self._tiles[key]
+        kept = self._tiles[key]
         self._tiles.move_to_end(key)
-        return tile
+        return kept.tile
