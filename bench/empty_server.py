@@ -96,7 +96,7 @@ async def serve(folder: Path, interceptors: str) -> None:
     config = ServerConfig(listen="127.0.0.1:0")
     server = grpc.aio.server(interceptors=[] if interceptors == "nothing" else [ours], options=_options(config))
     for service, methods in HANDLERS.items():
-        server.add_registered_method_handlers(service, methods)  # type: ignore[attr-defined] # not in the stubs
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     port = server.add_secure_port(config.listen, ServerIdentity(material.server).credentials())
     await server.start()
     print(port, flush=True)

@@ -36,8 +36,8 @@ class Settings:
         return folder
 
     def load(self, callers: int) -> Load:
-        """Five rounds of three seconds; quick: two of half a second."""
-        return Load(callers, 0.5, 2, 0.3) if self.quick else Load(callers, 3.0, 5, 1.5)
+        """Fifteen rounds of a second, so that what the machine does meanwhile meets both sides; quick: two of half one."""
+        return Load(callers, 0.5, 2, 0.3) if self.quick else Load(callers, 1.0, 15, 1.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,9 +63,9 @@ class Server:
         if unlisted:
             raise UnlistedMethod(", ".join(unlisted))
         self._services = sorted({method.split("/")[1] for method in self.methods})
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
         names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection(names, recorder)
         self.port = self._server.add_secure_port(config.listen, credentials)
 
     async def start(self) -> None:
@@ -87,7 +87,12 @@ class Server:
 
 
 class _Recorder:
-    """Passes registrations on and keeps the full names of the methods."""
+    """Passes registrations on and keeps the full names of the methods.
+
+    Generated code names each method twice, and only the service's handlers are passed on: for each method that is
+    registered by itself grpc.aio waits by itself, anew for every call, which cost each call of a service with thirty
+    methods a tenth of its CPU.
+    """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
@@ -98,7 +103,6 @@ class _Recorder:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         self.methods |= {f"/{service}/{name}" for name in handlers} - EXEMPT
-        self._server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined] # not in the stubs
 
 
 def _options(config: ServerConfig) -> tuple[tuple[str, int], ...]:

@@ -310,6 +310,21 @@ async def test_a_method_that_the_table_does_not_list_is_found_at_the_start() -> 
         await shapes.start(act, rules)
 
 
+async def test_what_a_call_waits_for_does_not_grow_with_the_methods(
+    served: Shapes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, waited = asyncio.wait, []
+
+    async def counted(these: Any, **options: Any) -> Any:
+        waited.append(len(these))
+        return await wait(these, **options)
+
+    monkeypatch.setattr(asyncio, "wait", counted)
+    for _ in range(3):
+        await served.call("UnaryUnary", served.identity(), served.token())
+    assert max(waited, default=1) == 1, "grpc.aio waits for each method that is registered by itself, at every call"
+
+
 async def test_health_is_served_to_every_workload_and_reflection_lists_the_service(served: Shapes) -> None:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
