@@ -4,7 +4,8 @@
 prints its port and serves until it is ended. `GetPlan`, `AppendEntry` and `GetInclusionProof` are the empty unary calls
 of an agent, of a service that writes and of one that reads; `AppendStream` answers each batch emptily. `tracing` is the
 interceptor with spans for one call in a hundred, which end in an exporter that drops them: what the calls pay, not what
-a collector costs.
+a collector costs. With `--commits DSN` an `AppendEntry` commits COMMITS rows first, one after the other, and does no
+more.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 
 from bench.material import DOMAIN, ENVIRONMENT, KID, Material
@@ -29,6 +31,8 @@ from counterseal.rpc.tls import ServerIdentity
 from counterseal.rpc.tracing import Tracing, tracing_over
 from counterseal.rpc.txn_token import TokenVerifier
 from counterseal.telemetry import TelemetryConfig, TracesConfig
+
+COMMITS = 3
 
 
 async def get_plan(request: Any, context: Any) -> plan_pb2.GetPlanResponse:
@@ -76,8 +80,21 @@ HANDLERS = {
 }
 
 
-async def serve(folder: Path, interceptors: str) -> None:
-    """Serve until SIGTERM."""
+def committing(connection: Any) -> Any:
+    """The handler of an `AppendEntry` that commits COMMITS rows, each by itself, and answers emptily."""
+
+    async def append_entry(request: Any, context: Any) -> ledger_pb2.AppendEntryResponse:
+        for _ in range(COMMITS):
+            await connection.execute("INSERT INTO bench_commits (at) VALUES (now())")
+        return ledger_pb2.AppendEntryResponse()
+
+    return grpc.unary_unary_rpc_method_handler(
+        append_entry, ledger_pb2.AppendEntryRequest.FromString, ledger_pb2.AppendEntryResponse.SerializeToString
+    )
+
+
+async def serve(folder: Path, interceptors: str, commits: str) -> None:
+    """Serve until SIGTERM. commits: the database to commit to, empty for none."""
     material = Material.load(folder)
 
     async def key(kid: str) -> bytes:
@@ -95,7 +112,12 @@ async def serve(folder: Path, interceptors: str) -> None:
     )
     config = ServerConfig(listen="127.0.0.1:0")
     server = grpc.aio.server(interceptors=[] if interceptors == "nothing" else [ours], options=_options(config))
-    for service, methods in HANDLERS.items():
+    handlers: dict[str, dict[str, Any]] = {service: dict(methods) for service, methods in HANDLERS.items()}
+    if commits:
+        connection = await asyncpg.connect(commits)
+        await connection.execute("CREATE TABLE IF NOT EXISTS bench_commits (at timestamptz NOT NULL)")
+        handlers["counterseal.api.audit.v1.LedgerService"]["AppendEntry"] = committing(connection)
+    for service, methods in handlers.items():
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     port = server.add_secure_port(config.listen, ServerIdentity(material.server).credentials())
     await server.start()
@@ -121,9 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--with", dest="interceptors", choices=("interceptor", "tracing", "nothing"), required=True)
+    parser.add_argument(
+        "--commits", default="", metavar="DSN", help="commit three times before an AppendEntry is answered"
+    )
     arguments = parser.parse_args()
     telemetry.configure(TelemetryConfig(), {"service": "executor", "environment": ENVIRONMENT})
-    asyncio.run(serve(arguments.folder, arguments.interceptors))
+    asyncio.run(serve(arguments.folder, arguments.interceptors, arguments.commits))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Settings:
         return folder
 
     def load(self, callers: int) -> Load:
-        """Fifteen rounds of a second, so that what the machine does meanwhile meets both sides; quick: two of half one."""
+        """Fifteen rounds of a second: what else the machine does meets both sides. Quick: two of half a second."""
         return Load(callers, 0.5, 2, 0.3) if self.quick else Load(callers, 1.0, 15, 1.5)
 
 

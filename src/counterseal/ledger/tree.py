@@ -6,7 +6,7 @@ few is refused, and so is a hash that is not 32 bytes.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from counterseal.ledger.errors import VerificationError
 
@@ -50,6 +50,7 @@ class Frontier:
 
     size: int = 0
     hashes: tuple[bytes, ...] = ()
+    _root: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def parse(cls, size: int, data: bytes) -> "Frontier":
@@ -64,11 +65,12 @@ class Frontier:
 
     def root(self) -> bytes:
         """Return the tree's root (RFC 6962 section 2.1); of no leaves, SHA-256 of nothing."""
-        if not self.hashes:
-            return EMPTY_ROOT
-        root = self.hashes[0]
+        if self._root is not None:
+            return self._root
+        root = self.hashes[0] if self.hashes else EMPTY_ROOT
         for left in self.hashes[1:]:
             root = node_hash(left, root)
+        object.__setattr__(self, "_root", root)  # hashed once: an append asks for it five times
         return root
 
     def extend(self, leaves: Iterable[bytes], on_node: Callable[[int, int, bytes], None] | None = None) -> "Frontier":

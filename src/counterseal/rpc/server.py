@@ -55,7 +55,7 @@ class Server:
         self._config = config
         self._server = grpc.aio.server(interceptors=[interceptor], options=_options(config))
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # not in the stubs
-        recorder = _Recorder(self._server)
+        recorder: Any = _Recorder(self._server)
         for add, servicer in registrations:
             add(servicer, recorder)
         self.methods = frozenset(recorder.methods)

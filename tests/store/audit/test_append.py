@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
 import asyncpg
 import pytest
@@ -254,6 +255,19 @@ async def test_a_poison_entry_is_refused_alone(fresh_database: FreshDatabase) ->
     assert [type(a) for a in answers].count(Receipt) == 29
     assert [type(a) for a in answers].count(InputInvalid) == 3
     assert len(await stored(database)) == 31
+
+
+async def test_an_entry_is_answered_before_its_connection_goes_back(fresh_database: FreshDatabase) -> None:
+    async with replica(fresh_database("audit")) as parts:
+        await append(parts, [changed()])
+        pool: Any = parts.engine.pool
+        for n in range(3):
+            (answer,) = await parts.ledger.submit([changed(stream=f"plan:{n}")], "executor")
+            assert not isinstance(answer, ServiceError)
+            await answer
+            assert pool.checkedout() == 1
+            await parts.ledger.settled()
+            assert pool.checkedout() == 0
 
 
 async def test_a_caller_that_goes_away_cancels_nothing(fresh_database: FreshDatabase) -> None:

@@ -4,6 +4,7 @@ READ COMMITTED and autocommit on purpose: REPEATABLE READ would turn a lost race
 a log; logs share no row; there is no leader, no lease and no clock.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -115,6 +116,7 @@ class AppendStore:
             done = await _append(raw, log_id, step, batch)
             if done:
                 written()
+                await asyncio.sleep(0)  # who waited for it goes on before the connection is given back
             return done
 
     async def append_locked(

@@ -168,8 +168,9 @@ class LogWriter:
     async def _drain(self) -> None:
         try:
             while self._queue:
-                await self._flush(self._take())
-                if self._queue:
+                batch = self._take()
+                await self._flush(batch)
+                if self._queue and len(batch) + len(self._queue) > 2:  # else it may be a caller alone, who asks again
                     await self._gather()
         finally:
             self._flushing = None
