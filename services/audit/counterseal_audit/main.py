@@ -172,6 +172,10 @@ def start_exporting(
     return exporter
 
 
+WITNESS_TILES = 8 * TILES_PER_MIB
+"""Remembered for witnesses, who are shown how the newest tree grew: a few tiles at its end, whatever its size."""
+
+
 def witnesses_of(rt: Runtime, config: AuditConfig) -> "Cosigners | None":
     """Return the witnesses that the configuration names, None when it names none."""
     policy = config.witnesses.policy()
@@ -181,7 +185,7 @@ def witnesses_of(rt: Runtime, config: AuditConfig) -> "Cosigners | None":
 
     return Cosigners(
         policy,
-        prover(Trees(ReaderStore(rt.engine))),
+        prover(Trees(ReaderStore(rt.engine), WITNESS_TILES)),
         required_for=config.witnesses.required_for,
         timeout_seconds=config.witnesses.timeout_ms / 1000,
         context=config.witnesses.context(),
