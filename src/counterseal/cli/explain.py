@@ -4,7 +4,8 @@ One call to audit, or an export on disk; the answer is the log's alone, and ever
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,13 +254,25 @@ class Export:
         for part in self.parts:
             for bundle in tiles.bundles_of(part.report.size):
                 first = place(part.shard, bundle.index * tiles.WIDTH)
-                data = _covered(part.files, bundle)
-                if first + bundle.width <= start or not any(needle in data for needle in needles):
+                if first + bundle.width <= start:
                     continue
-                for at, entry in enumerate(tiles.parse_bundle(bundle, data), first):
-                    if at >= start and any(needle in entry for needle in needles):
-                        rows.append((at, entry))
+                data = _covered(part.files, bundle)
+                hits = [at for needle in needles for at in _positions(data, needle)]
+                if not hits:
+                    continue
+                logged = tiles.parse_bundle(bundle, data)
+                offsets = tiles.bundle_offsets(logged)
+                # What looks like a hit between two entries is taken for the one before it: the asker looks inside.
+                numbers = sorted({max(0, bisect_right(offsets, at) - 1) for at in hits})
+                rows += [(first + number, logged[number]) for number in numbers if first + number >= start]
         return rows
+
+
+def _positions(data: bytes, needle: bytes) -> Iterator[int]:
+    at = data.find(needle)
+    while at >= 0:
+        yield at
+        at = data.find(needle, at + 1)
 
 
 def read_disclosures(file: Path) -> Mapping[int, Sequence[str]]:

@@ -7,7 +7,7 @@ ASCII alphabet, so the canonical form is plain sorted JSON; a test holds it equa
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -230,25 +230,23 @@ def _recognise(data: bytes) -> Entry | None:
     except UnicodeDecodeError:
         return None
     kind = text[text.rfind(_TYPE) + len(_TYPE) : -len(_TAIL)]
-    known = REGISTRY.get(kind)
-    if known is None:
+    if kind not in REGISTRY:
         return None
-    found = _expression(kind).fullmatch(text)
+    found = _matcher(kind)(text)
     if found is None:
         return None
-    event_id, tenant, environment, stream, seq = found.group("event_id", "tenant", "environment", "stream", "seq")
-    if known.sealed and (listed := found["sd"]):
-        sealed = listed.split(",")
-        if sealed != sorted(set(sealed)):
-            return None
-    if kind == COMMITTED:
-        return None  # its event id is derived from the plan digest
-    return Entry(text, kind, event_id, tenant, environment, stream or "", int(seq or 0))
+    sealed, environment, event_id, seq, stream, tenant = found.groups()
+    if sealed and (listed := sealed.split(",")) != sorted(set(listed)):
+        return None
+    entry = Entry(text, kind, event_id, tenant, environment, stream or "", int(seq or 0))
+    if kind == COMMITTED and event_id != committed_event_id(entry.document["plan_digest"]):
+        return None
+    return entry
 
 
 @cache
-def _expression(kind: str) -> re.Pattern[str]:
-    return expression(HEADER, kind, REGISTRY[kind])
+def _matcher(kind: str) -> Callable[[str], re.Match[str] | None]:
+    return expression(HEADER, kind, REGISTRY[kind]).fullmatch
 
 
 def sealed_digests(disclosures: Sequence[str]) -> JsonObject:

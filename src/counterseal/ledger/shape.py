@@ -30,32 +30,37 @@ _SAFE_DIGITS = 15
 def expression(header: Group, kind: str, known: EventType) -> re.Pattern[str]:
     """Return the expression for entries of one type.
 
-    Groups: event_id, tenant, environment, stream, seq; sd is the inside of `_sd`, still to be checked for its order.
+    Its groups: sd (the inside of `_sd`, still to be checked for its order), environment, event_id, seq, stream, tenant.
     """
     required = {*header.required, *known.needs, "srv"}
     parts: list[str] = []
     for name in sorted(header.fields):
         field = header.fields[name]
         if name == "_sd":
+            sealed = "(?P<sd>)"
             if known.sealed:
                 digest = _of(field.item) if isinstance(field, ListOf) else ""
                 more = f"(?:,{digest}){{0,{len(known.sealed) - 1}}}"
-                parts.append(f'(?:"_sd":\\[(?P<sd>{digest}{more})\\],"_sd_alg":{_of(header.fields["_sd_alg"])},)?')
+                sealed = _optional(f'"_sd":\\[(?P<sd>{digest}{more})\\],"_sd_alg":{_of(header.fields["_sd_alg"])},')
+            parts.append(sealed)
             continue
         if name in {"_sd_alg", "stream"}:
             continue
         if name == "seq":
-            stream = f'(?:"seq":(?P<seq>{_positive()}),)?'
-            if name in required or "stream" in required:
-                stream = stream[:-1]
-            parts.append(stream)
+            seq = f'"seq":(?P<seq>{_positive()}),'
+            parts.append(seq if required & {"seq", "stream"} else _optional(seq))
             continue
         value = _header_value(name, field, kind, known)
         one = f'"{name}":{value}' + ("" if name == "v" else ",")
-        parts.append(one if name in required else f"(?:{one})?")
+        parts.append(one if name in required else _optional(one))
         if name == "step":
             parts.append(f'(?(seq)"stream":"(?P<stream>{_body(header.fields["stream"])})",|)')
     return re.compile(r"\{" + "".join(parts) + r"\}", re.ASCII)
+
+
+def _optional(part: str) -> str:
+    """Return an expression for a part or nothing; as a branch, whose first letter is looked at before it is tried."""
+    return f"(?:{part}|)"
 
 
 def _header_value(name: str, field: Kind, kind: str, known: EventType) -> str:
@@ -80,7 +85,7 @@ def _of(kind: Kind) -> str:
         return _group(kind.fields, kind.required)
     if isinstance(kind, ListOf):
         item = _of(kind.item)
-        return rf"\[(?:{item}(?:,{item}){{0,{MAX_ITEMS - 1}}})?\]"
+        return rf"\[{_optional(f'{item}(?:,{item}){{0,{MAX_ITEMS - 1}}}')}\]"
     if isinstance(kind, Number):
         return _number(kind.most)
     if isinstance(kind, Flag):
@@ -102,11 +107,22 @@ def _body(kind: Kind) -> str:
 
 
 def _group(fields: Mapping[str, Kind], required: tuple[str, ...]) -> str:
-    """Return an expression for an object: keys in order, a comma between any two that are there."""
+    """Return an expression for an object: keys in order, a comma between any two that are there.
+
+    The commas lie on the far sides of the first key that is always there; without one, each key looks behind itself.
+    """
+    names = sorted(fields)
+    fixed = next((name for name in names if name in required), None)
     parts = []
-    for name in sorted(fields):
-        one = f'(?:(?<=\\{{)|(?<!\\{{),)"{name}":{_of(fields[name])}'
-        parts.append(one if name in required else f"(?:{one})?")
+    for name in names:
+        one = f'"{name}":{_of(fields[name])}'
+        if fixed is None:
+            one = rf"(?:(?<=\{{)|(?<!\{{),){one}"
+        elif name < fixed:
+            one = f"{one},"
+        elif name > fixed:
+            one = f",{one}"
+        parts.append(one if name in required else _optional(one))
     return r"\{" + "".join(parts) + r"\}"
 
 

@@ -36,6 +36,7 @@ DISCLOSURES = "disclosures.jsonl"
 PREDECESSOR = "predecessor/"
 MAX_SHARDS = 64
 
+_KEY_EVENTS = frozenset(name for name in REGISTRY if name.startswith("key."))
 _INDEX = rb'"index": ?(?P<%s>0|[1-9][0-9]{0,15})'
 _STRINGS = rb'"disclosures": ?\[(?P<%s>"[A-Za-z0-9_-]+"(?:, ?"[A-Za-z0-9_-]+")*)\]'
 _LINE = re.compile(
@@ -371,29 +372,29 @@ class _Log:
                     continue
 
     def _on_entries(self, start: int, logged: list[bytes], path: str) -> None:
-        on_entry, streams, seen = self._run.on_entry, self._run.streams, self._run.ids.add
+        on_entry, advance, seen = self._run.on_entry, self._run.streams.advance, self._run.ids.add
+        parse, disclosures = entries.parse, self._disclosures
         for index, data in enumerate(logged, start):
             try:
-                entry = entries.parse(data)
+                entry = parse(data)
             except VerificationError as error:
                 self.findings.note(error.at(f"{path}, entry {index}"))
                 continue
             kind = entry.type
             if index == 0 or kind == entries.GENESIS:
                 self._check_genesis(index, entry, f"{path}, entry {index}")
-            if (entry.tenant, entry.environment) != (self._tenant, self._environment):
+            if entry.tenant != self._tenant or entry.environment != self._environment:
                 self._check_owner(entry, f"{path}, entry {index}")
             seen(entry.event_id)
-            if entry.stream:
-                due = streams.advance(entry.stream, entry.seq)
+            if stream := entry.stream:
+                due = advance(stream, entry.seq)
                 if entry.seq != due and self._is_gapless:
-                    self.findings.add(
-                        f"{entry.stream} goes on with seq {entry.seq} where {due} is due", f"{path}, entry {index}"
-                    )
-            if kind.startswith("key."):
+                    why = f"{stream} goes on with seq {entry.seq} where {due} is due"
+                    self.findings.add(why, f"{path}, entry {index}")
+            if kind in _KEY_EVENTS:
                 self._keys.see(index, entry)
-            if self._disclosures.due == index:
-                self.disclosed_count += self._disclosures.check(index, entry)
+            if index == disclosures.due:
+                self.disclosed_count += disclosures.check(index, entry)
             if on_entry is not None:
                 on_entry(index, entry)
 

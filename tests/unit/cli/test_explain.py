@@ -11,8 +11,11 @@ import pytest
 
 from counterseal.canonical import parse_strict
 from counterseal.cli import main, story
+from counterseal.cli.audit_verify import Directory
+from counterseal.cli.explain import Export, Part
 from counterseal.cli.story import SECTIONS, Proof, Told
-from counterseal.ledger import disclosure, trace
+from counterseal.ledger import disclosure, tiles, trace
+from counterseal.ledger.verify import Report
 from support import incidents
 from support.json_schema import problems
 from support.requirements import requirement
@@ -24,6 +27,10 @@ PROOF = Proof("origin", 9, "ab" * 32, 9, "checked")
 def explain(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
     code = main(["explain", *argv, "--from", str(incidents.DIRECTORY)])
     return code, capsys.readouterr().out
+
+
+def export_of(directory: Path, report: Report) -> Export:
+    return Export([Part(0, Directory(directory), report)])
 
 
 def sections(text: str) -> list[str]:
@@ -101,6 +108,30 @@ def test_what_happened_is_said(capsys: pytest.CaptureFixture[str], state: str, w
         assert re.search(pattern, text), (pattern, text)
     assert "credential" in text
     assert re.search(r"proof +\d+ of \d+ entries are in the signed tree of 524", text)
+
+
+@requirement("ledger:explain")
+def test_an_export_is_searched_as_if_each_entry_were_looked_at() -> None:
+    report = Report("origin", incidents.size(), b"", "", "", ())
+    export = export_of(incidents.DIRECTORY, report)
+    rows = list(enumerate(incidents.entries()))
+    ids = [one["event_id"] for one in incidents.documents()]
+    for texts in ([ids[0]], [ids[255], ids[256]], [ids[-1]], ["plan.ended", "plan.proposed"], ["event_id"], ["absent"]):
+        for start in (0, 1, 255, 256, 300, len(rows) - 1):
+            wanted = [(n, e) for n, e in rows[start:] if any(f'"{text}"'.encode() in e for text in texts)]
+            assert export._holding(texts, start) == wanted
+
+
+@requirement("ledger:explain")
+def test_a_hit_in_the_length_before_an_entry_belongs_to_some_entry(tmp_path: Path) -> None:
+    """A length whose lower byte is a quote, before an entry that begins with a brace, looks like the string `{`."""
+    entry = b'{"a":1}'.ljust(0x22)
+    bundle = tmp_path / tiles.Tile(None, 0, 1).path
+    bundle.parent.mkdir(parents=True)
+    bundle.write_bytes(tiles.bundle([entry]))
+    report = Report("origin", 1, b"", "", "", ())
+    assert export_of(tmp_path, report)._holding(["{"]) == [(0, entry)]
+    assert export_of(tmp_path, report).find("{") == {}
 
 
 @requirement("ledger:explain", "ledger:trace")
