@@ -18,6 +18,7 @@ import asyncpg
 from counterseal.embedded.postgres import Cluster, PostgresServer
 from counterseal.ids import new_id
 from counterseal.ledger.tree import leaf_hash
+from counterseal.rpc.runtime import keep_loaded
 from counterseal_audit.append import engine
 from counterseal_audit.append.engine import Prepared
 from counterseal_audit.append.writer import LogWriter
@@ -60,7 +61,8 @@ async def opened(
 ) -> AsyncIterator[tuple[Replica, LogWriter]]:
     """One replica's parts and the writer of a log, begun if there is none; connect: as `replica` takes it.
 
-    Anchors live in this process only, so a log that another process wrote is anchored as it is found.
+    Anchors live in this process only, so a log that another process wrote is anchored as it is found. What is loaded is
+    left out of garbage collection, as in a service.
     """
     async with replica(database, connect=connect, anchors=LocalAnchors()) as parts:
         log = await parts.logs.find(tenant, ENVIRONMENT)
@@ -69,7 +71,9 @@ async def opened(
             page = await parts.anchors.read(log.bucket)
             anchor = Anchor(head.frontier.size, head.root)
             await parts.anchors.write(log.bucket, page.advanced({log.origin: anchor}))
-        yield parts, await parts.writer(tenant)
+        writer = await parts.writer(tenant)
+        keep_loaded()
+        yield parts, writer
 
 
 class Maker:

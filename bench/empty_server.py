@@ -26,6 +26,7 @@ from counterseal.clock import system_clock
 from counterseal.identity import audience
 from counterseal.rpc.interceptor import Interceptor
 from counterseal.rpc.keys import UnknownKey
+from counterseal.rpc.runtime import keep_loaded
 from counterseal.rpc.server import ServerConfig, _options
 from counterseal.rpc.tls import ServerIdentity
 from counterseal.rpc.tracing import Tracing, tracing_over
@@ -121,6 +122,7 @@ async def serve(folder: Path, interceptors: str, commits: str) -> None:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     port = server.add_secure_port(config.listen, ServerIdentity(material.server).credentials())
     await server.start()
+    keep_loaded()
     print(port, flush=True)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

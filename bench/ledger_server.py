@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 from counterseal import telemetry
+from counterseal.rpc.runtime import keep_loaded
 from counterseal.rpc.tls import Identity, server_name
 from counterseal.telemetry import TelemetryConfig
 from counterseal_audit.reader.trees import REMEMBERED
@@ -37,6 +38,7 @@ async def serve(folder: Path, dsn: str, remembered: int) -> None:
         for name, data in zip(_FILES, (identity.cert_pem, identity.key_pem, identity.ca_pem), strict=True):
             (folder / name).touch(mode=0o600)
             (folder / name).write_bytes(data)
+        keep_loaded()
         print(running.server.port, flush=True)
         await stop.wait()
 

@@ -1,6 +1,7 @@
 """A service without methods of its own, run as a process by test_runtime: it proves what every main gets."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,10 +17,16 @@ async def build(runtime: Runtime) -> Sequence[Registration]:
     signature, kid = await runtime.signer("decision").sign(b"message")
     sys.stdout.write(f"database={user} signature={len(signature)} kid={kid} own={runtime.config}\n")
     sys.stdout.flush()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, runtime.unfit.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, say_unfit, runtime)
     if runtime.config.get("crash"):
         runtime.spawn("crash", crash())
     return []
+
+
+def say_unfit(runtime: Runtime) -> None:
+    sys.stdout.write(f"kept={gc.get_freeze_count()} looked at={len(gc.get_objects())}\n")
+    sys.stdout.flush()
+    runtime.unfit.set()
 
 
 async def crash() -> None:

@@ -100,6 +100,9 @@ async def test_a_service_starts_with_its_own_identity_and_ends_on_sigterm(
             while answer.status == health_pb2.HealthCheckResponse.SERVING:
                 answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        counts = re.fullmatch(rb"kept=(\d+) looked at=(\d+)\n", await process.stdout.readline())
+        assert counts is not None
+        assert int(counts[1]) > 20 * int(counts[2]), "what was loaded before it served is left out of collections"
     async with open_channel(f"127.0.0.1:{port}", identity, server_name("audit", "prod")) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
             await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)

@@ -173,10 +173,9 @@ def _head(row: Any) -> Head:
 
 def _joined(hashes: Sequence[bytes]) -> bytes:
     """Join hashes that the statement takes apart again. Raises ValueError when one has not 32 bytes."""
-    joined = b"".join(hashes)
-    if len(joined) != len(hashes) * HASH_SIZE or any(len(one) != HASH_SIZE for one in hashes):
+    if not {*map(len, hashes)} <= {HASH_SIZE}:
         raise ValueError("a hash has another length")
-    return joined
+    return b"".join(hashes)
 
 
 async def _append(raw: Any, log_id: int, step: Step, batch: Sequence[Prepared], *, closing: bool = False) -> bool:

@@ -92,6 +92,7 @@ class LogWriter:
         self._frontier: Frontier | None = None
         self._seen = (0, b"")
         self._flushing: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking which one runs is a system call an entry
         self._locking = 0
         self.forked: str | None = None
         self._frozen = False
@@ -115,14 +116,18 @@ class LogWriter:
 
     def submit(self, batch: Sequence[Prepared]) -> "list[asyncio.Future[Receipt]]":
         """Queue entries in order and return a future for each; it fails with a ServiceError. Never waits."""
-        loop = asyncio.get_running_loop()
-        pending = [_Pending(item, loop.create_future(), item.weight) for item in batch]
-        self._queue.extend(pending)
-        for one in pending:
-            self._queued_bytes += one.weight
-        if self._flushing is None and pending:
-            self._flushing = asyncio.create_task(self._drain(), name=f"flush-log-{self._log_id}")
-        return [one.answer for one in pending]
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        answers = []
+        for item in batch:
+            answer: asyncio.Future[Receipt] = asyncio.Future(loop=self._loop)
+            weight = item.weight
+            self._queue.append(_Pending(item, answer, weight))
+            self._queued_bytes += weight
+            answers.append(answer)
+        if self._flushing is None and answers:
+            self._flushing = self._loop.create_task(self._drain(), name=f"flush-log-{self._log_id}")
+        return answers
 
     def remember(self, size: int, root: bytes) -> None:
         """Take a signed size as seen: a head below it, or another head of that size, is a fork."""
