@@ -147,6 +147,20 @@ def named(engine: AsyncEngine, log_id: int) -> None:
         held.log_id = log_id
 
 
+@asynccontextmanager
+async def transaction(raw: Any, begin: str) -> AsyncIterator[None]:
+    """Hold a transaction on a borrowed connection; begin: the statements that begin it, in one round trip."""
+    await raw.execute(begin)
+    try:
+        yield
+    except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
+        raise  # the connection goes with it
+    except BaseException:
+        await raw.execute("ROLLBACK")
+        raise
+    await raw.execute("COMMIT")
+
+
 _BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -155,15 +169,9 @@ async def _moment(engine: AsyncEngine, log_id: int = 0) -> AsyncIterator[Any]:
     """Hold a transaction that sees one moment; log_id: the log whose rows it sees, in the same round trip."""
     try:
         async with connection(engine) as raw:
-            await raw.execute(f"{_BEGIN}; SELECT {NAME_LOG.format(int(log_id))}" if log_id else _BEGIN)
-            try:
+            begin = f"{_BEGIN}; SELECT {NAME_LOG.format(int(log_id))}" if log_id else _BEGIN
+            async with transaction(raw, begin):
                 yield raw
-            except (*CONNECTION_LOST, asyncio.CancelledError, GeneratorExit):
-                raise  # the connection goes with it
-            except BaseException:
-                await raw.execute("ROLLBACK")
-                raise
-            await raw.execute("COMMIT")
     except CONNECTION_LOST as error:
         raise LedgerUnavailable("the ledger's database does not answer") from error
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from counterseal.ledger.tree import HASH_SIZE, Frontier
 from counterseal_audit.append.engine import Prepared, Step
 from counterseal_audit.append.mac import Head
-from counterseal_audit.database import connection, reading
+from counterseal_audit.database import connection, reading, transaction
 
 _HEAD_AND_ENTRIES = """
 WITH h AS (
@@ -128,9 +128,8 @@ class AppendStore:
 
         Returns the step that was taken, None when the log is closed. Raises DuplicateIds, DataRefused.
         """
-        async with connection(self._engine) as raw, raw.transaction():
-            await raw.execute(f"{_LIMIT}; SELECT FROM ledger_head WHERE log_id = {int(log_id)} FOR UPDATE")
-            head = _head(await raw.fetchrow(_SELECT_HEAD, log_id))
+        async with connection(self._engine) as raw, transaction(raw, f"BEGIN; {_LIMIT}"):
+            head = _head(await raw.fetchrow(f"{_SELECT_HEAD} FOR UPDATE", log_id))
             step = make(head)
             return step if await _append(raw, log_id, step, batch, closing=closing) else None
 
