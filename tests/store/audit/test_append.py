@@ -22,6 +22,7 @@ from counterseal.errors import (
 from counterseal.ids import new_id
 from counterseal.ledger import entry as entries
 from counterseal.ledger.tree import Frontier, leaf_hash
+from counterseal_audit.append import store
 from counterseal_audit.append.engine import Prepared, SealedPayload, Step, step
 from counterseal_audit.append.mac import HeadMac
 from counterseal_audit.append.store import LOCK_MS, AppendStore, _joined
@@ -148,6 +149,35 @@ async def test_a_process_that_stands_still_with_the_head_locked_does_not_keep_it
         assert (await writer.submit(items)[0]).index == 2
         assert made == [2, 2], "the database ended the first transaction"
     assert len(await stored(database)) == 2 + LOCKED_ENTRIES
+
+
+async def test_a_replica_goes_on_while_another_stands_still_with_the_head_locked(
+    fresh_database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = fresh_database("audit")
+    async with replica(database) as stopped, replica(database) as other:
+        await append_one(stopped, changed())
+        await append_one(other, changed(stream="plan:other"))
+        log, locked, real, stopping = await stopped.log(), asyncio.Event(), store._append, [True]
+
+        async def stop_here(*args: Any, **options: Any) -> bool:
+            if stopping:
+                stopping.clear()
+                locked.set()
+                await asyncio.Event().wait()
+            return await real(*args, **options)
+
+        monkeypatch.setattr(store, "_append", stop_here)
+        writer = LogWriter(log.log_id, stopped.ledger._store, await stopped.ledger.mac_of(log))
+        writer._locking = LOCKED_FLUSHES
+        entries = [changed(stream=f"plan:still-{n}") for n in range(LOCKED_ENTRIES)]
+        writer.submit([await stopped.ledger._prepare(entry, "executor") for entry in entries])
+        await locked.wait()
+        async with asyncio.timeout(5 * LOCK_MS / 1000):
+            assert (await append_one(other, changed(stream="plan:waits"))).index == 3
+        assert writer._flushing is not None
+        writer._flushing.cancel()
+    assert len(await stored(database)) == 4, "what the stopped one had not written is not there"
 
 
 async def test_a_retry_gets_the_same_index_and_other_content_is_refused(fresh_database: FreshDatabase) -> None:
