@@ -8,7 +8,8 @@ from examples.retail.governed import CallResult
 from examples.retail.report import Ledger
 from examples.retail.workload import WorkloadError
 
-from counterseal.cli.audit_verify import Directory, read_vkey
+from counterseal.cli.audit_pins import read_vkey
+from counterseal.cli.audit_sources import Directory
 from counterseal.client.export import write_export
 from counterseal.client.person import Person
 from counterseal.ledger import entry, tiles

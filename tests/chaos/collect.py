@@ -9,7 +9,7 @@ from chaos.history import History, Leftovers, Logged, PlanEnd, StepEnd, attribut
 from chaos.load import ClientLog, patiently
 from chaos.targets import Target
 from counterseal.canonical import parse_canonical
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.client import Person
 from counterseal.client.export import write_export
 from counterseal.ledger import tiles

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nacl.signing import SigningKey
 
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.ledger import entry as entries
 from counterseal.ledger import tiles
 from counterseal.ledger.checkpoint import Checkpoint

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from counterseal.cli import exits
-from counterseal.cli.audit_verify import Directory, as_json, exit_code, manifest_of, read_vkey, show
+from counterseal.cli.audit_pins import read_vkey
+from counterseal.cli.audit_sources import Directory
+from counterseal.cli.audit_verdict import as_json, exit_code, manifest_of, show
 from counterseal.cli.entry_name import parse_entry_name, place_name
 from counterseal.cli.output import complain, emit, say
 from counterseal.cli.progress import Progress

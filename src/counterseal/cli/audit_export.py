@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from counterseal.canonical import canonical, digest
 from counterseal.cli import bundle, exits
 from counterseal.cli import export_rows as forms
-from counterseal.cli.audit_verify import Directory, exit_code, read_vkey, show
+from counterseal.cli.audit_pins import read_vkey
+from counterseal.cli.audit_sources import Directory
+from counterseal.cli.audit_verdict import exit_code, show
 from counterseal.cli.explain import read_disclosures
 from counterseal.cli.export_rows import Row, Writer
 from counterseal.cli.options import add_options

@@ -18,18 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterseal.cli import exits, payload_check
+from counterseal.cli.audit_pins import Usage, add_keys, guarded, keys_of, policy_of
 from counterseal.cli.audit_sources import add_access, opened
-from counterseal.cli.audit_verify import (
-    EXITS,
-    Progress,
-    Usage,
-    add_keys,
-    finding_of,
-    guarded,
-    keys_of,
-    output,
-    policy_of,
-)
+from counterseal.cli.audit_verdict import EXITS, Progress, finding_of, output
 from counterseal.cli.options import add_login
 from counterseal.cli.output import say
 from counterseal.cli.payload_check import Checked

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from counterseal.cli import exits
 from counterseal.cli.arguments import add_json
-from counterseal.cli.audit_verify import read_vkey
+from counterseal.cli.audit_pins import read_vkey
 from counterseal.cli.output import complain
 from counterseal.ledger.errors import VerificationError
 

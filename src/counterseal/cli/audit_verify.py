@@ -5,8 +5,6 @@ tampered or forked. The verdict is decided before anything is printed, so that a
 """
 
 import argparse
-import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,44 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterseal.canonical import parse_strict
-from counterseal.cli import audit_retention, exits
-from counterseal.cli.arguments import add_json
-from counterseal.cli.audit_sources import MAX_FILE_BYTES, Directory, add_access, opened
-from counterseal.cli.output import complain, emit, say
+from counterseal.cli import audit_retention
+from counterseal.cli.audit_pins import Usage, add_keys, guarded, keys_of, policy_of, read_file, read_vkey
+from counterseal.cli.audit_sources import add_access, opened
+from counterseal.cli.audit_verdict import Progress, accept, as_json, exit_code, output, refuse, show
 from counterseal.errors import NotCanonical
-from counterseal.ledger import disclosure, policy
+from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries
 from counterseal.ledger import proof as proofs
 from counterseal.ledger.chain import Chain
 from counterseal.ledger.checkpoint import Checkpoint, open_checkpoint
 from counterseal.ledger.errors import VerificationError
-from counterseal.ledger.exported import manifest_digest
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.policy import Policy, Witnessed
 from counterseal.ledger.proof import TlogProof
 from counterseal.ledger.registry import REGISTRY
 from counterseal.ledger.tiles import CHECKPOINT
 from counterseal.ledger.treefiles import consistency
-from counterseal.ledger.verify import MAX_FINDINGS, Report, Source, verify_log
+from counterseal.ledger.verify import MAX_FINDINGS, Source, verify_log
 
 if TYPE_CHECKING:
     from counterseal.cli.arguments import Subparsers
-
-__all__ = ["MAX_FILE_BYTES", "Directory", "as_json", "exit_code", "manifest_of", "read_vkey", "register", "show"]
-
-EXITS = {
-    None: exits.OK,
-    "incomplete": exits.REFUSED,
-    "stale": exits.TAMPERED,
-    "tampered": exits.TAMPERED,
-    "forked": exits.TAMPERED,
-}
-
-PROGRESS_SECONDS = 2.0
-
-
-class Usage(Exception):
-    """What the command line names cannot be used."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -120,18 +101,6 @@ def _add_log(parser: argparse.ArgumentParser, command: Callable[[argparse.Namesp
     parser.set_defaults(run=command)
 
 
-def add_keys(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--vkey",
-        action="append",
-        required=True,
-        metavar="FILE_OR_STRING",
-        help="the log's verifier key, as pinned; again for each earlier shard whose key you pinned",
-    )
-    parser.add_argument("--policy", metavar="FILE", help="witnesses that must have cosigned (C2SP tlog-policy)")
-    add_json(parser)
-
-
 def _add_rotations(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log",
@@ -152,7 +121,7 @@ def run_chain(args: argparse.Namespace) -> int:
         try:
             snapshots = _platform_snapshots(args)
         except VerificationError as error:
-            return _refuse(args, error.at(args.platform))
+            return refuse(args, error.at(args.platform))
         return _verify(args, Chain(snapshots))
 
     return guarded(work)
@@ -182,12 +151,12 @@ def run_checkpoint(args: argparse.Namespace) -> int:
     """Verify a signed head."""
 
     def work() -> int:
-        data = _read(args.note)
+        data = read_file(args.note)
         try:
             checkpoint, times = _open(data, _all_keys(args), policy_of(args))
         except VerificationError as error:
-            return _refuse(args, error.at(args.note))
-        return _accept(args, checkpoint, times)
+            return refuse(args, error.at(args.note))
+        return accept(args, checkpoint, times)
 
     return guarded(work)
 
@@ -197,9 +166,9 @@ def run_entry(args: argparse.Namespace) -> int:
 
     def work() -> int:
         file = Path(args.proof)
-        data = _read(args.entry or str(file.with_name(file.name.removesuffix(".tlog-proof") + ".entry.json")))
+        data = read_file(args.entry or str(file.with_name(file.name.removesuffix(".tlog-proof") + ".entry.json")))
         trust = policy_of(args)
-        raw = _read(args.proof)
+        raw = read_file(args.proof)
         try:
             keys = _all_keys(args)
             proof = proofs.parse(raw)
@@ -208,9 +177,9 @@ def run_entry(args: argparse.Namespace) -> int:
             entry = entries.parse(data)
             shown = _disclosed(proof, entry)
         except VerificationError as error:
-            return _refuse(args, error.at(args.proof))
+            return refuse(args, error.at(args.proof))
         more = {"index": proof.index, "type": entry.type, "event_id": entry.event_id, "disclosed": shown}
-        return _accept(args, checkpoint, times, more)
+        return accept(args, checkpoint, times, more)
 
     return guarded(work)
 
@@ -230,24 +199,16 @@ def run_consistency(args: argparse.Namespace) -> int:
                     raise VerificationError(f"the heads are of two logs, {old.origin} and {new.origin}")
                 consistency(source, old, new)
         except VerificationError as error:
-            return _refuse(args, error.at(f"{args.old}, {args.new}"))
-        return _accept(args, new, {}, {"old_size": old.size})
+            return refuse(args, error.at(f"{args.old}, {args.new}"))
+        return accept(args, new, {}, {"old_size": old.size})
 
     return guarded(work)
-
-
-def guarded(work: Callable[[], int]) -> int:
-    try:
-        return work()
-    except Usage as problem:
-        complain(str(problem))
-        return exits.USAGE
 
 
 def _verify(args: argparse.Namespace, chain: Chain | None) -> int:
     key, *pinned = keys_of(args)
     trust = policy_of(args)
-    since = _read(args.since) if args.since is not None else None
+    since = read_file(args.since) if args.since is not None else None
     on_entry = chain.add if chain is not None else None
     try:
         with opened(args.directory, args) as source:
@@ -255,61 +216,12 @@ def _verify(args: argparse.Namespace, chain: Chain | None) -> int:
                 raise Usage(f"{args.directory} is not a directory, a zip or a URL")
             report = verify_log(source, key, since, on_entry, policy=trust, pinned=pinned, on_progress=Progress())
     except VerificationError as error:
-        return _refuse(args, error.at(args.directory))
+        return refuse(args, error.at(args.directory))
     if chain is not None and not report.findings:
         found = chain.findings()
         report = replace(report, findings=tuple(found[:MAX_FINDINGS]), omitted_count=len(found[MAX_FINDINGS:]))
     output(args, as_json(report), lambda: show(report))
     return exit_code(report)
-
-
-def exit_code(report: Report) -> int:
-    """Return the exit code that a verdict stands for."""
-    return EXITS[report.verdict]
-
-
-class Progress:
-    """Says on standard error how far long work is; silent about short work."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + PROGRESS_SECONDS
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + PROGRESS_SECONDS
-            complain(f"{done} of {total} entries ({100 * done // total} %)")
-
-
-# --- what the command line names ---
-
-
-def read_vkey(text: str) -> VerifierKey:
-    """Return the key given as text or as the path of a one-line file. Raises VerificationError when it is neither."""
-    try:
-        return VerifierKey.parse(text)
-    except VerificationError:
-        path = Path(text)
-        if "+" in text and not path.exists():
-            raise
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError):
-        raise VerificationError(f"{text!r} is neither a verifier key nor a file that holds one") from None
-    try:
-        return VerifierKey.parse(data.decode("ascii").removesuffix("\n"))
-    except UnicodeDecodeError:
-        raise VerificationError("the file does not hold a verifier key") from None
-
-
-def keys_of(args: argparse.Namespace) -> list[VerifierKey]:
-    try:
-        keys = [read_vkey(text) for text in args.vkey]
-    except VerificationError as error:
-        raise Usage(f"--vkey: {error.message}") from None
-    if len({key.vkey for key in keys}) != len(keys):
-        raise Usage("--vkey: a key is named twice")
-    return keys
 
 
 def _all_keys(args: argparse.Namespace) -> list[VerifierKey]:
@@ -328,27 +240,10 @@ def _all_keys(args: argparse.Namespace) -> list[VerifierKey]:
     return [*keys, *(key for key in found if key not in keys)]
 
 
-def policy_of(args: argparse.Namespace) -> Policy | None:
-    if args.policy is None:
-        return None
-    try:
-        return policy.parse(_read(args.policy))
-    except VerificationError as error:
-        raise Usage(f"--policy: {error.where}: {error.message}") from None
-
-
-def _read(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise Usage(f"{path}: {getattr(error, 'strerror', None) or 'cannot be read'}") from None
-
-
 def _head_of(text: str, args: argparse.Namespace, stack: ExitStack) -> tuple[bytes, Source | None]:
     """Return the signed head that `text` names, and its export when it is one."""
     if Path(text).is_file() and not text.endswith(".zip"):
-        return _read(text), None
+        return read_file(text), None
     source = stack.enter_context(opened(text, args))
     if source is None:
         raise Usage(f"{text} is neither a note nor an export")
@@ -379,111 +274,3 @@ def _disclosed(proof: TlogProof, entry: entries.Entry) -> dict[str, Any]:
     if not set(entry.document.get("_sd", ())).issuperset(map(disclosure.digest, strings)):
         raise VerificationError("a disclosure is not one of those that the entry sealed")
     return {one.name: one.value for one in found}
-
-
-# --- what is printed ---
-
-
-def output(args: argparse.Namespace, document: dict[str, Any], tell: Callable[[], None]) -> None:
-    """Print for a machine or a person. A reader that went away does not change the verdict."""
-    try:
-        if args.json:
-            emit(document)
-        else:
-            tell()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.stdout = None
-
-
-def _refuse(args: argparse.Namespace, error: VerificationError) -> int:
-    document = {"verdict": error.kind, "findings": [finding_of(error)]}
-
-    def tell() -> None:
-        say(f"{error.kind}: {error.where}: {error.message}")
-        say(f"verdict      {error.kind}")
-
-    output(args, document, tell)
-    return EXITS[error.kind]
-
-
-def _accept(
-    args: argparse.Namespace, head: Checkpoint, times: dict[str, int], more: dict[str, Any] | None = None
-) -> int:
-    document = {
-        "verdict": "verified",
-        "origin": head.origin,
-        "size": head.size,
-        "root": head.root.hex(),
-        "witnesses": times,
-        **(more or {}),
-    }
-
-    def tell() -> None:
-        say(f"log          {head.origin}")
-        say(f"entries      {head.size}")
-        say(f"root         {head.root.hex()}")
-        for name, value in (more or {}).items():
-            if value not in ({}, ""):
-                say(f"{name:<12} {value}")
-        _show_witnesses(tuple(sorted(times.items())))
-        say("verdict      verified")
-
-    output(args, document, tell)
-    return exits.OK
-
-
-def manifest_of(report: Report) -> str:
-    """Return the digest by which `access.disclosed` names an export of what a report is about."""
-    return manifest_digest([Checkpoint(one.origin, one.size, one.root) for one in (report, *reversed(report.shards))])
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """Return the report as one JSON document."""
-    return {
-        "verdict": report.verdict or "verified",
-        "origin": report.origin,
-        "size": report.size,
-        "root": report.root.hex(),
-        "tenant": report.tenant,
-        "environment": report.environment,
-        "rotation_count": report.rotation_count,
-        "disclosed_count": report.disclosed_count,
-        "witnesses": dict(report.witnesses),
-        "manifest_digest": manifest_of(report) if report.verdict is None else None,
-        "shards": [{"origin": one.origin, "size": one.size, "root": one.root.hex()} for one in report.shards],
-        "findings": [finding_of(f) for f in report.findings],
-        "omitted_count": report.omitted_count,
-    }
-
-
-def finding_of(finding: VerificationError) -> dict[str, str]:
-    return {"kind": finding.kind, "where": finding.where, "message": finding.message}
-
-
-def show(report: Report) -> None:
-    """Print the report for a person: the findings first, the verdict last."""
-    for finding in report.findings:
-        say(f"{finding.kind}: {finding.where}: {finding.message}")
-    if report.omitted_count:
-        say(f"... and {report.omitted_count} more findings")
-    for older in report.shards:
-        say(f"after        {older.size} entries of {older.origin}")
-    say(f"log          {report.origin}")
-    if report.tenant:
-        say(f"of           tenant {report.tenant}, environment {report.environment}")
-    say(f"entries      {report.size}")
-    say(f"root         {report.root.hex()}")
-    if report.rotation_count:
-        say(f"rotations    {report.rotation_count}")
-    if report.disclosed_count:
-        say(f"disclosed    {report.disclosed_count} fields")
-    _show_witnesses(report.witnesses)
-    if report.verdict is None:
-        say(f"manifest     {manifest_of(report)}")
-    say(f"verdict      {report.verdict or 'verified: every entry, tile, root and signature holds'}")
-
-
-def _show_witnesses(times: tuple[tuple[str, int], ...]) -> None:
-    for name, seconds in times:
-        say(f"witness      {name}, {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))} UTC")

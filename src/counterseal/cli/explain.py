@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from counterseal.canonical import parse_strict
 from counterseal.cli import exits, story
-from counterseal.cli.audit_verify import Directory, exit_code, read_vkey, show
+from counterseal.cli.audit_pins import read_vkey
+from counterseal.cli.audit_sources import Directory
+from counterseal.cli.audit_verdict import exit_code, show
 from counterseal.cli.options import add_options
 from counterseal.cli.output import complain, emit, say
 from counterseal.errors import NotCanonical, NotFound

@@ -73,11 +73,13 @@ class Frontier:
         object.__setattr__(self, "_root", root)  # hashed once: an append asks for it five times
         return root
 
-    def extend(self, leaves: Iterable[bytes], on_node: Callable[[int, int, bytes], None] | None = None) -> "Frontier":
+    def extend(
+        self, leaves: Iterable[bytes], on_node: Callable[[int, int, bytes], None] | None = None, every: int = 1
+    ) -> "Frontier":
         """Return the frontier after appending leaf hashes.
 
-        `on_node(height, index, hash)` is called for every perfect subtree that becomes complete; height: 1 for two
-        leaves; index: its position among the subtrees of that height.
+        `on_node(height, index, hash)` is called for each perfect subtree that becomes complete and whose height is a
+        multiple of `every`; height: 1 for two leaves; index: its position among the subtrees of that height.
         """
         size = self.size
         stack = list(reversed(self.hashes))
@@ -88,7 +90,7 @@ class Frontier:
                 node = _sha256(b"\x01" + stack.pop() + node).digest()
                 height += 1
                 rest >>= 1
-                if on_node is not None:
+                if on_node is not None and not height % every:
                     on_node(height, rest, node)
             stack.append(node)
             size += 1

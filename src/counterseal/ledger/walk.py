@@ -69,7 +69,7 @@ class Walk:
             while marks and marks[0] <= start + bundle.width:
                 mark = marks.pop(0)
                 self.roots[mark] = frontier.extend(leaves[: mark - start]).root()
-            frontier = frontier.extend(leaves, upper.on_node)
+            frontier = frontier.extend(leaves, upper.on_node, HEIGHT)
             if bundle.is_full:
                 self.full = frontier
             if on_progress is not None:
@@ -227,9 +227,7 @@ class _UpperTiles:
             level += 1
 
     def on_node(self, height: int, _index: int, node: bytes) -> None:
-        level, rest = divmod(height, HEIGHT)
-        if rest:
-            return
+        level = height // HEIGHT
         hashes = self._pending.setdefault(level, [])
         hashes.append(node)
         if len(hashes) == WIDTH:

@@ -8,7 +8,8 @@ import pytest
 
 from counterseal.api.audit.v1 import reader_pb2, reader_pb2_grpc
 from counterseal.canonical import digest_of, parse_strict
-from counterseal.cli.audit_verify import Directory, manifest_of
+from counterseal.cli.audit_sources import Directory
+from counterseal.cli.audit_verdict import manifest_of
 from counterseal.client.export import write_export
 from counterseal.ids import new_id
 from counterseal.ledger.verify import verify_log

@@ -11,7 +11,8 @@ import pytest
 
 from counterseal.api.audit.v1 import ledger_pb2, ledger_pb2_grpc, reader_pb2, reader_pb2_grpc
 from counterseal.cli import main
-from counterseal.cli.audit_verify import Directory, read_vkey
+from counterseal.cli.audit_pins import read_vkey
+from counterseal.cli.audit_sources import Directory
 from counterseal.client.export import write_export
 from counterseal.errors import IdempotencyKeyReused, InputInvalid, LedgerUnavailable, LogForked, PeerNotAllowed
 from counterseal.ids import new_id

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from counterseal.api.audit.v1 import ledger_pb2
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.embedded.layout import Running
 from counterseal.errors import LedgerUnavailable
 from counterseal.ledger.entry import parse

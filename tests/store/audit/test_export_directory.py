@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.verify import verify_log
 from counterseal_audit.logs.store import Log

@@ -11,7 +11,7 @@ import pytest
 
 from counterseal.cli import main
 from counterseal.cli.audit_sources import Zip
-from counterseal.cli.audit_verify import EXITS, exit_code
+from counterseal.cli.audit_verdict import EXITS, exit_code
 from counterseal.ledger import disclosure
 from counterseal.ledger.errors import VerificationError
 from counterseal.ledger.proof import TlogProof

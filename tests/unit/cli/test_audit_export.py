@@ -17,7 +17,8 @@ import pytest
 from counterseal.canonical import canonical, digest
 from counterseal.cli import bundle, main, zipapp_build
 from counterseal.cli.audit_calls import Taken
-from counterseal.cli.audit_verify import Directory, read_vkey
+from counterseal.cli.audit_pins import read_vkey
+from counterseal.cli.audit_sources import Directory
 from counterseal.cli.export_rows import COLUMNS, Row, csv_row, guarded, ocsf_event
 from counterseal.ledger import disclosure
 from counterseal.ledger import entry as entries

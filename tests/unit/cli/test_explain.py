@@ -11,7 +11,7 @@ import pytest
 
 from counterseal.canonical import parse_strict
 from counterseal.cli import main, story
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.cli.explain import Export, Part
 from counterseal.cli.story import SECTIONS, Proof, Told
 from counterseal.ledger import disclosure, tiles, trace

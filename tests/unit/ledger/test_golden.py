@@ -1,6 +1,6 @@
 """Logs that were written yesterday verify for ever, and what was written yesterday is written today."""
 
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.ledger import policy as policies
 from counterseal.ledger import tiles
 from counterseal.ledger.entry import parse

@@ -287,6 +287,13 @@ def test_every_complete_subtree_is_reported_with_its_height_and_index() -> None:
     ]
 
 
+@pytest.mark.parametrize("every", [2, 3, 6, 8])
+def test_subtrees_of_some_heights_only_are_reported(every: int) -> None:
+    seen: list[int] = []
+    Frontier().extend(LEAVES[:5]).extend(LEAVES[5:64], lambda height, index, node: seen.append(height), every)
+    assert sorted(seen) == [height for height in range(every, 7, every) for _ in range((64 >> height) - (5 >> height))]
+
+
 @pytest.mark.parametrize("count", range(10))
 def test_the_nodes_above_a_row_are_those_of_its_pairs(count: int) -> None:
     pairs = [node_hash(LEAVES[n], LEAVES[n + 1]) for n in range(0, count - 1, 2)]

@@ -134,9 +134,7 @@ def step(before: Frontier, batch: Sequence[Prepared], seal: Callable[[Frontier],
     nodes: list[Node] = []
 
     def on_node(height: int, index: int, node: bytes) -> None:
-        level, rest = divmod(height, HEIGHT)
-        if not rest:
-            nodes.append(Node(level, index, node))
+        nodes.append(Node(height // HEIGHT, index, node))
 
-    after = before.extend([item.leaf_hash for item in batch], on_node)
+    after = before.extend([item.leaf_hash for item in batch], on_node, HEIGHT)
     return Step(before, after, seal(after), tuple(nodes))

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from counterseal.cli.audit_verify import Directory
+from counterseal.cli.audit_sources import Directory
 from counterseal.cli.demo.stage import Stage, expect, write_files
 from counterseal.ledger.note import VerifierKey
 from counterseal.ledger.verify import Report, verify_log
