@@ -24,6 +24,7 @@ from bench.report import Figure, figure_of
 from bench.settings import Result, Settings
 from counterseal.api.audit.v1 import ledger_pb2
 from counterseal.ids import new_id
+from counterseal.rpc.runtime import keep_loaded
 from counterseal_audit.append.ledger import Ledger
 from counterseal_audit.append.writer import LogWriter
 from support.entries import changed
@@ -145,6 +146,7 @@ async def run(settings: Settings) -> Result:
     with cluster(settings.work / "cluster") as running:
         database = await audit_database(running)
         async with opened(database) as (parts, writer), floors(database.admin_dsn, maker) as (single, copy, chain):
+            keep_loaded()  # the floors too: what one side has opened is not the other's to look at
             group, load = Group(writer, maker), settings.load(CALLERS)
             alone = await compare("ledger engine against single commits", single, group, load, floor_callers=1)
             name = "ledger engine against COPY of 256 rows"
