@@ -12,9 +12,9 @@ altered bytes, stale head, sealed fields missing that nothing declares.
 import argparse
 import hashlib
 import signal
-import threading
 import time
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from counterseal.cli import exits, payload_check
@@ -88,10 +88,10 @@ def _run(args: argparse.Namespace) -> int:
     trust = policy_of(args)
     kept = _load(args.state, key)
     payloads = _payloads(args, key.name) if args.payloads else None
-    stopping = threading.Event()
+    stopping = Stopping()
     if args.interval is not None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
+            signal.signal(number, stopping.tell)
     rounds, code = 0, exits.OK
     while True:
         seen = _look(args, key, kept, trust)
@@ -101,6 +101,29 @@ def _run(args: argparse.Namespace) -> int:
         _tell(args, seen, evidence, checked)
         if args.interval is None or code == exits.TAMPERED or rounds == args.rounds or stopping.wait(args.interval):
             return code
+
+
+class Stopping:
+    """Whether a signal told the process to stop.
+
+    Not an Event: a signal's handler runs in the thread that waits, and where that one holds the Event's lock just then,
+    to set it is to wait for oneself. A SimpleQueue may be put into at any moment.
+    """
+
+    def __init__(self) -> None:
+        self._told: SimpleQueue[None] = SimpleQueue()
+
+    def tell(self, *_: object) -> None:
+        """Handle a signal."""
+        self._told.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a signal; False when none came in time."""
+        try:
+            self._told.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
 
 
 class Payloads:

@@ -252,6 +252,26 @@ def test_several_rounds_end_at_the_first_alarm_or_when_told(server: LyingServer,
     assert server.asked.count("checkpoint") == 4
 
 
+SIGNALLED = """
+import signal
+from counterseal.cli.audit_monitor import Stopping
+
+stopping = Stopping()
+signal.signal(signal.SIGALRM, stopping.tell)
+signal.setitimer(signal.ITIMER_REAL, 5e-4, 5e-4)
+told = sum(stopping.wait(1e-5) for _ in range(20_000))
+signal.setitimer(signal.ITIMER_REAL, 0)
+while stopping.wait(0.01):
+    told += 1
+print(told)
+"""
+
+
+def test_a_signal_may_come_at_any_moment() -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], check=True, capture_output=True, timeout=60)
+    assert int(done.stdout) > 50
+
+
 def test_a_running_monitor_ends_with_its_last_verdict_when_told_to_stop(server: LyingServer, state: Path) -> None:
     argv = ["audit", "monitor", server.url, "--state", str(state), "--vkey", KEY.vkey, "--interval", "0.05"]
     code = "import sys; from counterseal.cli import main; sys.exit(main(sys.argv[1:]))"
