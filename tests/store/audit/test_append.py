@@ -27,7 +27,7 @@ from counterseal_audit.append.engine import Prepared, SealedPayload, Step, step
 from counterseal_audit.append.mac import HeadMac
 from counterseal_audit.append.store import LOCK_MS, AppendStore, _joined
 from counterseal_audit.append.writer import LOCKED_ENTRIES, LOCKED_FLUSHES, QUEUE_ENTRIES, LogWriter, Receipt
-from counterseal_audit.database import connection, unsafe_settings
+from counterseal_audit.database import connection, transaction, unsafe_settings
 from support.audit import Replica, append, append_one, replica, stored
 from support.entries import changed, received
 from support.postgres import PARTS, FreshDatabase
@@ -178,6 +178,22 @@ async def test_a_replica_goes_on_while_another_stands_still_with_the_head_locked
         assert writer._flushing is not None
         writer._flushing.cancel()
     assert len(await stored(database)) == 4, "what the stopped one had not written is not there"
+
+
+async def test_a_transaction_that_fails_leaves_its_connection_outside_of_one(fresh_database: FreshDatabase) -> None:
+    async with replica(fresh_database("audit")) as parts, connection(parts.engine) as raw:
+
+        async def fail() -> None:
+            async with transaction(raw, "BEGIN"):
+                assert raw.is_in_transaction()
+                await raw.execute("SELECT 1 / 0")
+
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await fail()
+        assert not raw.is_in_transaction()
+        async with transaction(raw, "BEGIN"):
+            assert await raw.fetchval("SELECT 1") == 1
+        assert not raw.is_in_transaction()
 
 
 async def test_a_retry_gets_the_same_index_and_other_content_is_refused(fresh_database: FreshDatabase) -> None:
